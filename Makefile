@@ -1,0 +1,61 @@
+# `make bench MODEL=tcard` is enough on a fresh machine: every target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+MODEL ?= tcard
+DATA ?= signvid
+GPUS ?=
+SEED ?= 0
+ARGS ?=
+
+SETTINGS = model=$(MODEL) data=$(DATA) seed=$(SEED) \
+	$(if $(GPUS),trainer.accelerator=gpu trainer.devices=$(GPUS)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench sweep leaderboard test test-slow lint type clean
+
+help:  ## show this help
+	@echo "targets:"
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "variables:"
+	@echo "  MODEL=tcard|meanpool   DATA=signvid|csv   SEED=0   GPUS=8   ARGS=\"key=value ...\""
+
+setup: $(READY)  ## make .venv from the lock file and install the package into it
+
+$(READY): constraints.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "tvr-bench needs Python 3.11 or newer; set PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+bench: $(READY)  ## train and test MODEL on DATA
+	@$(BIN)/tvr-bench bench $(SETTINGS)
+
+SWEEP_SEEDS ?= 0 1 2
+sweep: $(READY)  ## train and test MODEL once for every seed of SWEEP_SEEDS
+	@for seed in $(SWEEP_SEEDS); do \
+		$(BIN)/tvr-bench bench $(SETTINGS) seed=$$seed || exit $$?; done
+
+leaderboard: $(READY)  ## write leaderboard.csv and leaderboard.md from all records
+	@$(BIN)/tvr-bench leaderboard $(ARGS)
+
+test: $(READY)  ## run the quick tests
+	@$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## run the slow tests too
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(READY)  ## check style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+type: $(READY)  ## check types
+	@$(BIN)/mypy
+
+clean:  ## remove the environment, caches and build files; runs and leaderboards stay
+	rm -rf $(VENV) .tvr_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,119 @@
+"""One run, readable top to bottom: config, data, model, training, test, record."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytorch_lightning as pl
+from rich.console import Console
+from safetensors.torch import save_file
+
+from tvr_bench import training
+from tvr_bench.config import Config, to_yaml
+from tvr_bench.datamodules.base import VideoTextDataModule
+from tvr_bench.datamodules.tokens import save_tokenizer
+from tvr_bench.errors import UserError
+from tvr_bench.evaluation.callback import RetrievalEvaluation
+from tvr_bench.files import Ledger, atomic_write
+from tvr_bench.leaderboard.record import RECORD_FILE, Record, save_record
+from tvr_bench.leaderboard.result import ranks_of
+from tvr_bench.leaderboard.table import build_leaderboard
+from tvr_bench.models.base import RetrievalModule
+from tvr_bench.registry import dataset_class, model_class
+from tvr_bench.report import SPLIT, draw_picture, make_record, print_result
+from tvr_bench.runs import CONFIG_FILE, LEDGER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+
+
+def bench(cfg: Config, command: str = "") -> Record | None:
+    """Train and test one model; return its record, on the first rank, else None.
+
+    Everything goes to the run's folder. A run of the same `run.name` that was killed goes on from
+    its last checkpoint; raises UserError where that run is finished.
+    """
+    started = time.perf_counter()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    run_dir = open_run(cfg)
+    data = dataset_class(cfg.data.name)(cfg, ledger=Ledger(run_dir / LEDGER_FILE))
+    data.prepare()
+    assert data.tokenizer is not None
+    save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
+    training.seed(cfg)  # after the caches: whether they were full must not change a number
+    model = model_class(cfg.model.name)(cfg)
+    model.tokenizer = data.tokenizer
+    console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
+
+    evaluation = RetrievalEvaluation(
+        (cfg.eval.block[0], cfg.eval.block[1]), cfg.eval.max_matrix_gb, keep_features=True
+    )
+    trainer = training.build_trainer(cfg, run_dir, [evaluation])
+    train_s = fit(trainer, model, data, run_dir)
+    if (state := training.best_or_last(trainer, cfg.eval.selection)) is not None:
+        model.load_state_dict(state)
+    test_start = time.perf_counter()
+    trainer.test(model, data, verbose=False)
+    if not trainer.is_global_zero:
+        return None
+
+    if SPLIT not in evaluation.results:  # a smoke run sees one batch, which is no result
+        console.print("smoke run: everything connects; no record is written")
+        return None
+    result = evaluation.results[SPLIT]
+    save_weights(model, run_dir)
+    data.seconds |= {"train": train_s, "test": time.perf_counter() - test_start}
+    record = make_record(
+        cfg,
+        run_id=run_dir.name,
+        command=command,
+        model=model,
+        data=data,
+        result=result,
+        precision=training.precision(cfg),
+        weights=run_dir / WEIGHTS_FILE,
+        wall_s=time.perf_counter() - started,
+    )
+    save_record(record, run_dir, ranks_of(result))
+    picture = draw_picture(model, data, result, run_dir) if cfg.run.picture else None
+    board = build_leaderboard(Path(cfg.run.root), Path(cfg.run.leaderboard))
+    print_result(record, run_dir, board, picture)
+    return record
+
+
+def open_run(cfg: Config) -> Path:
+    """Return the run's folder with its configuration in it, new or to be continued."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    name = cfg.run.name or f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
+    run_dir = Path(cfg.run.root) / name
+    if (run_dir / RECORD_FILE).exists():
+        raise UserError(f"run {run_dir} is finished; choose another run.name or remove its folder")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path, text = run_dir / CONFIG_FILE, to_yaml(cfg)
+    if path.exists() and path.read_text() != text:
+        raise UserError(
+            f"run {run_dir} was begun with other settings; choose another run.name, or repeat it "
+            f"with --config {path}"
+        )
+    atomic_write(path, text)
+    (run_dir / LEDGER_FILE).unlink(missing_ok=True)
+    return run_dir
+
+
+def fit(
+    trainer: pl.Trainer, model: RetrievalModule, data: VideoTextDataModule, run_dir: Path
+) -> float:
+    """Train, from the last checkpoint if there is one; return the seconds."""
+    last = run_dir / "checkpoints" / "last.ckpt"
+    start = time.perf_counter()
+    resume = str(last) if last.exists() else None
+    # a checkpoint of our own, yet read as strictly as a stranger's
+    trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return time.perf_counter() - start
+
+
+def save_weights(model: RetrievalModule, run_dir: Path) -> None:
+    """Write the tested weights as safetensors, which no reader can be made to execute."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, run_dir / WEIGHTS_FILE)

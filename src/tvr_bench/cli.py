@@ -1,0 +1,192 @@
+"""The command line: one short function per command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tvr_bench import config
+from tvr_bench.errors import UserError, nearest
+
+_SETTINGS = "key=value settings; `tvr-bench config` shows every key with its default and unit"
+_BENCH_EXAMPLES = """examples:
+  tvr-bench bench model=tcard                          T-CARD on the rendered data set SignVid
+  tvr-bench bench model=tcard ocr.enabled=false        the same without reading scene text
+  tvr-bench bench model=tcard data=csv data.file=my.csv        your own videos
+  tvr-bench bench model=tcard optim.lr=3e-4 trainer.devices=2  other settings
+  tvr-bench bench --config runs/NAME/config.yaml       repeat a run
+"""
+_OCR_EXAMPLES = """examples:
+  tvr-bench ocr clip.mp4
+  tvr-bench ocr *.mp4 --json > windows.json
+  tvr-bench ocr clip.mp4 --engine easyocr ocr.windows=6
+"""
+_SCORE_EXAMPLES = """examples:
+  tvr-bench score sims.npy                   row i belongs to column i
+  tvr-bench score sims.npy --gold gold.npy   one column per row, or a boolean matrix
+  tvr-bench score sims.npy --json
+"""
+_LEADERBOARD_EXAMPLES = """examples:
+  tvr-bench leaderboard
+  tvr-bench leaderboard run.root=/data/runs run.leaderboard=/data
+"""
+_LIST_EXAMPLES = """examples:
+  tvr-bench list
+"""
+_CONFIG_EXAMPLES = """examples:
+  tvr-bench config                            every key, resolved
+  tvr-bench config model=tcard data=csv       with a model's and a data set's own keys
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 after one line that says what a user can put right."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    try:
+        if arguments and not arguments[0].startswith("-"):
+            _check_command(arguments[0])
+        options, rest = parser.parse_known_args(arguments)
+        words = _settings_only(rest)
+        if words and not hasattr(options, "settings"):
+            raise UserError(f"'{words[0]}' is one argument too many; see `tvr-bench COMMAND --help`")
+        options.settings = [*getattr(options, "settings", []), *words]
+        command: Callable[[argparse.Namespace], int] = options.run
+        return command(options)
+    except UserError as error:
+        print(f"tvr-bench: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tvr-bench: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `tvr-bench ... | head`
+        return 0
+
+
+_COMMANDS = ("bench", "ocr", "score", "leaderboard", "config", "list")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = _Parser(prog="tvr-bench", description="Train, compare and trust video retrieval.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[..., int], help: str, examples: str = "") -> _Parser:
+        sub: _Parser = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    bench = add("bench", _bench, "train and test a model, and record the result", _BENCH_EXAMPLES)
+    bench.add_argument("--config", type=Path, help="YAML with settings, such as a run's own")
+    ocr = add("ocr", _ocr, "print the scene text of any videos, window by window", _OCR_EXAMPLES)
+    ocr.add_argument("videos", nargs="+", help="video files", metavar="VIDEO")
+    ocr.set_defaults(settings=[])
+    ocr.add_argument("--engine", help="rapidocr or easyocr")
+    ocr.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    score = add("score", _score, "score a similarity matrix, both directions", _SCORE_EXAMPLES)
+    score.add_argument("sims", type=Path, help="NumPy file, texts x videos", metavar="SIMS.npy")
+    score.add_argument("--gold", type=Path, help="NumPy file of the right answers")
+    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    board = add(
+        "leaderboard", _leaderboard, "write leaderboard.csv from all records", _LEADERBOARD_EXAMPLES
+    )
+    show = add("config", _config, "print every key with its value", _CONFIG_EXAMPLES)
+    show.add_argument("--config", type=Path, help="YAML with settings")
+    add("list", _list, "list the models and data sets", _LIST_EXAMPLES)
+    for sub in (bench, board, show):
+        sub.add_argument("settings", nargs="*", default=[], help=_SETTINGS, metavar="key=value")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _check_command(name: str) -> None:
+    if name not in _COMMANDS:
+        known = ", ".join(_COMMANDS)
+        raise UserError(f"there is no command '{name}'.{nearest(name, _COMMANDS)} Known: {known}")
+
+
+def _settings_only(rest: Sequence[str]) -> list[str]:
+    for word in rest:
+        if word.startswith("-"):
+            raise UserError(f"unknown option '{word}'; see `tvr-bench COMMAND --help`")
+    return list(rest)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    cfg = config.load(options.settings, options.config)
+    from tvr_bench.bench import bench
+
+    bench(cfg, command=shlex.join(["tvr-bench", *sys.argv[1:]]))
+    return 0
+
+
+def _ocr(options: argparse.Namespace) -> int:
+    words = [*options.videos, *options.settings]  # argparse parts them at an option
+    videos = [word for word in words if not _is_setting(word)]
+    settings = [word for word in words if _is_setting(word)]
+    if not videos:
+        raise UserError("give at least one video file, such as `tvr-bench ocr clip.mp4`")
+    if options.engine:
+        settings.append(f"ocr.engine={options.engine}")
+    cfg = config.load(["model=tcard", "data=csv", *settings])
+    from tvr_bench.media.windows_view import show_windows
+    from tvr_bench.settings import window_spec
+
+    return show_windows([Path(v) for v in videos], window_spec(cfg), as_json=options.json)
+
+
+def _is_setting(word: str) -> bool:
+    return "=" in word and not Path(word).exists()
+
+
+def _score(options: argparse.Namespace) -> int:
+    from tvr_bench.evaluation.score_file import print_score, score_file
+
+    score = score_file(options.sims, options.gold)
+    if options.json:
+        print(json.dumps(score, indent=2))
+    else:
+        print_score(score)
+    return 0
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    cfg = config.load(options.settings)
+    from tvr_bench.leaderboard.table import build_leaderboard
+
+    paths = build_leaderboard(Path(cfg.run.root), Path(cfg.run.leaderboard))
+    for path in (paths.csv, paths.markdown):
+        print(path)
+    return 0
+
+
+def _config(options: argparse.Namespace) -> int:
+    print(config.to_yaml(config.load(options.settings, options.config)), end="")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    print("models:   ", " ".join(config.names("model")))
+    print("data sets:", " ".join(config.names("data")))
+    return 0
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"tvr-bench {version('tvr-bench')}"

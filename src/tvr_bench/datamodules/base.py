@@ -1,0 +1,246 @@
+"""The shared datamodule: caches, tokens, batches and the order of training.
+
+B batch, F frames, W windows, L words, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader
+
+from tvr_bench.config import Config
+from tvr_bench.datamodules import tokens
+from tvr_bench.datamodules.items import Items, Mirrored, TextItems, TrainItems, VideoItems
+from tvr_bench.datamodules.plan import EpochPlan, rank_share
+from tvr_bench.datamodules.types import Clip, Split
+from tvr_bench.errors import UserError
+from tvr_bench.files import Ledger, settings_hash
+from tvr_bench.media.cache import FrameStore, build_frames
+from tvr_bench.media.captioner import build_windows
+from tvr_bench.settings import frame_spec, window_spec
+from tvr_bench.shards import cores
+
+SPLITS = ("train", "val", "test")
+_PAIRS = (("left", "right"), ("clockwise", "counterclockwise"))
+_MIRRORED = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
+
+
+class VideoTextDataModule(pl.LightningDataModule):
+    """Clips and captions of one data set; a data set defines `read_split` and, if it renders or
+    converts anything, `materialise`.
+    """
+
+    def __init__(
+        self, cfg: Config, tokenizer: Tokenizer | None = None, ledger: Ledger | None = None
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.tokenizer = tokenizer
+        self.ledger = ledger or Ledger()
+        self.cache = Path(cfg.paths.cache)
+        self.seconds: dict[str, float] = {}
+        self._splits: dict[str, Split] = {}
+        self._windows: dict[str, list[str]] = {}
+        self._frames: dict[str, FrameStore] = {}
+        self._items: dict[str, Items] = {}
+
+    def materialise(self) -> None:
+        """Make the files exist that the splits name; nothing where they come from the user."""
+
+    def read_split(self, name: str) -> Split:
+        """Return the split `train`, `val` or `test`."""
+        raise NotImplementedError(f"{type(self).__name__} must define read_split")
+
+    def mirror(self, caption: str) -> str:
+        """Return what is true of a clip in a mirror: left is right there, and clockwise turns."""
+        return re.sub(rf"\b({'|'.join(_MIRRORED)})\b", lambda m: _MIRRORED[m[1]], caption)
+
+    @property
+    def workers(self) -> int:
+        """Processes that render, read text and decode."""
+        asked = self.cfg.trainer.prepare_workers
+        return cores() if asked is None else asked
+
+    def prepare_data(self) -> None:
+        """Fill the caches, on one process of each machine."""
+        self.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what `prepare` made."""
+        self.prepare()
+
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        """Make whatever `splits` need: files, scene text, frames, tokens; then hold it open."""
+        todo = [name for name in splits if name not in self._items]
+        if not todo:
+            return
+        self._timed("render", self.materialise)
+        for name in todo:
+            self.split(name)
+        if self.cfg.ocr.enabled:
+            self._timed("ocr", lambda: self._read_text(todo))
+        self._timed("frames", lambda: self._decode(todo))
+        if self.tokenizer is None:
+            captions = (query.text for query in self.split("train").queries)
+            self.tokenizer = tokens.build_tokenizer(self.cfg, captions)
+        for name in todo:
+            self._items[name] = self._open(name)
+        if "train" in todo:
+            self._check_bad_fraction()
+
+    def split(self, name: str) -> Split:
+        """Return a split, read once and checked."""
+        if name not in self._splits:
+            self._splits[name] = checked(name, self.read_split(name))
+        return self._splits[name]
+
+    def failed(self, name: str) -> set[str]:
+        """Return the ids of a split's clips that could not be read."""
+        store = self._frames[name]
+        return {clip.id for clip in self.split(name).clips if clip.id not in store}
+
+    def windows(self, clip_id: str) -> list[str]:
+        """Return the W window captions of a clip; empty strings where no text was read."""
+        return self._windows.get(clip_id) or [""] * self.cfg.ocr.windows
+
+    def annotations_hash(self, name: str) -> str:
+        """Return the SHA-256, as hex, of the sorted (caption, clip id) pairs of a split."""
+        return settings_hash(sorted((q.text, q.clip_id) for q in self.split(name).queries), 64)
+
+    def items(self, name: str) -> Items:
+        """Return a prepared split as tensors by position."""
+        return self._items[name]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return batches of matched pairs, in an order that seed and epoch alone decide."""
+        items = self._items["train"]
+        plan = EpochPlan(
+            groups=items.groups(whole=self.cfg.trainer.groups),
+            batch_size=self.cfg.trainer.batch_size,
+            seed=self.cfg.seed,
+            rank=self._rank(),
+            world=self._world(),
+        )
+        train = TrainItems(items, self.cfg.seed, self.cfg.trainer.shift, self._mirrored())
+        return self._loader(train, batch_sampler=plan)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Return the loaders of the validation split's texts and videos."""
+        return self._retrieval_loaders("val")
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Return the loaders of the test split's texts and videos."""
+        return self._retrieval_loaders("test")
+
+    def _mirrored(self) -> Mirrored:
+        """Return the tokens of every training caption in a mirror, if clips are to be mirrored."""
+        if not self.cfg.trainer.mirror:
+            return None
+        assert self.tokenizer is not None
+        queries = self.split("train").queries
+        return tokens.encode(self.tokenizer, [self.mirror(query.text) for query in queries])
+
+    def _retrieval_loaders(self, name: str) -> list[DataLoader[Any]]:
+        items = self._items[name]
+        loaders = []
+        for data, count in (
+            (TextItems(items), range(len(items.split.queries))),
+            (VideoItems(items), items.readable),
+        ):
+            share = rank_share(list(count), self._rank(), self._world())
+            loaders.append(
+                self._loader(
+                    torch.utils.data.Subset(data, share), batch_size=self.cfg.eval.batch_size
+                )
+            )
+        return loaders
+
+    def _loader(self, data: Any, **keywords: Any) -> DataLoader[Any]:
+        workers = self.cfg.trainer.workers
+        return DataLoader(
+            data,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **keywords,
+        )
+
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _clips(self, splits: Sequence[str]) -> list[Clip]:
+        return list({clip.id: clip for n in splits for clip in self.split(n).clips}.values())
+
+    def _read_text(self, splits: Sequence[str]) -> None:
+        self._windows |= build_windows(
+            self._clips(splits),
+            window_spec(self.cfg),
+            self.cache / "ocr",
+            workers=self.workers,
+            ledger=self.ledger,
+        )
+
+    def _decode(self, splits: Sequence[str]) -> None:
+        for name in splits:
+            self._frames[name] = build_frames(
+                self.split(name).clips,
+                frame_spec(self.cfg),
+                self.cache / "frames",
+                workers=self.workers,
+                ledger=self.ledger,
+            )
+
+    def _open(self, name: str) -> Items:
+        assert self.tokenizer is not None
+        split = self.split(name)
+        captions = [self.windows(clip.id) for clip in split.clips] if self.cfg.ocr.enabled else []
+        return Items.build(split, self._frames[name], captions, self.tokenizer)
+
+    def _check_bad_fraction(self) -> None:
+        bad, total = self.failed("train"), len(self.split("train").clips)
+        limit = self.cfg.trainer.max_bad_fraction
+        if len(bad) > limit * total:
+            where = self.ledger.path or "the ledger"
+            raise UserError(
+                f"{len(bad)} of {total} training videos cannot be read, such as "
+                f"'{min(bad)}' (see {where}); mend them or set trainer.max_bad_fraction="
+                f"{len(bad) / total:.3f} or more"
+            )
+
+    def _timed(self, phase: str, work: Callable[[], None]) -> None:
+        start = time.perf_counter()
+        work()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def checked(name: str, split: Split) -> Split:
+    """Return the split; raises UserError for an empty one, repeated ids, empty or lost captions."""
+    ids = [clip.id for clip in split.clips]
+    if not ids:
+        raise UserError(f"split '{name}' has no videos; give it some or choose another split")
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise UserError(f"split '{name}' names video '{twice}' twice; ids must be unique")
+    known = set(ids)
+    for query in split.queries:
+        if not query.text.strip():
+            raise UserError(f"query '{query.id}' of split '{name}' is empty; write its caption")
+        if query.clip_id not in known:
+            raise UserError(
+                f"query '{query.id}' of split '{name}' is about video '{query.clip_id}', which "
+                "the split does not hold"
+            )
+    if not split.queries:
+        raise UserError(f"split '{name}' has no captions; give it some")
+    return split

@@ -1,0 +1,168 @@
+"""Anybody's own videos: a CSV with the columns `video,caption` and, if wanted, `split`."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
+from tvr_bench.datamodules.types import Clip, Query, Split
+from tvr_bench.errors import UserError, nearest
+from tvr_bench.registry import register_dataset
+
+_COLUMNS = ("video", "caption", "split")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the file: a video (as written), one caption of it, and its split."""
+
+    line: int
+    video: str
+    caption: str
+    split: str
+
+
+@register_dataset("csv")
+class CsvDataModule(VideoTextDataModule):
+    """The data set that a CSV file describes; several rows of one video are several captions."""
+
+    def read_split(self, name: str) -> Split:
+        """Return the rows of one split; raises UserError for whatever is wrong with the file."""
+        if not self.cfg.data.file:
+            raise UserError("data=csv needs data.file=VIDEOS.csv, a file with video,caption rows")
+        path = Path(self.cfg.data.file)
+        root = Path(self.cfg.data.root) if self.cfg.data.root else path.parent
+        if not root.is_dir():
+            raise UserError(f"data.root={root} is no folder; give the folder of the videos")
+        return build_split(name, assign_splits(read_rows(path)), root)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a CSV file (UTF-8, any line ends, with or without a byte-order mark)."""
+    if not path.is_file():
+        raise UserError(f"data.file={path} does not exist; give a CSV with video,caption rows")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    try:
+        lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        header = [name.strip().lower() for name in lines.fieldnames or []]
+        _check_header(path, header)
+        lines.fieldnames = header
+        rows = [_row(path, lines.line_num, line) for line in lines]
+    except csv.Error as error:
+        raise UserError(f"{path} is not a readable CSV: {error}; check its quotes") from error
+    if not rows:
+        raise UserError(f"{path} has no rows below its header; write one per caption")
+    return rows
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    for column in ("video", "caption"):
+        if column not in header:
+            raise UserError(
+                f"{path} has no column '{column}'; its first line must be video,caption"
+            )
+    for column in header:
+        if column not in _COLUMNS:
+            hint = nearest(column, _COLUMNS)
+            raise UserError(f"{path} has a column '{column}'.{hint} Known: {', '.join(_COLUMNS)}")
+
+
+def _row(path: Path, line: int, cells: dict[str | None, str | None]) -> Row:
+    video, caption = (cells.get("video") or "").strip(), (cells.get("caption") or "").strip()
+    split = (cells.get("split") or "").strip().lower()
+    if None in cells:
+        raise UserError(f"{path} line {line} has too many cells; put quotes around the caption")
+    if not video:
+        raise UserError(f"{path} line {line} names no video; write its file name")
+    if not caption:
+        raise UserError(f"{path} line {line} has an empty caption for {video}; write one")
+    if split and split not in SPLITS:
+        raise UserError(
+            f"{path} line {line} has split '{split}'.{nearest(split, SPLITS)} Known: "
+            f"{', '.join(SPLITS)}"
+        )
+    return Row(line, video, caption, split)
+
+
+def assign_splits(rows: list[Row]) -> list[Row]:
+    """Return the rows with a split each: their own or, where no row has one, a fixed 80/10/10.
+
+    The share depends on the videos' names alone, so adding a row moves no other video. Where that
+    leaves a split empty (a handful of videos) the last names in hash order fill it.
+    """
+    if any(row.split for row in rows):
+        for row in rows:
+            if not row.split:
+                raise UserError(f"line {row.line} has no split although others have; give it one")
+        _check_apart(rows)
+        return rows
+    order = sorted({row.video for row in rows}, key=_share)
+    if len(order) < 4:
+        raise UserError(
+            f"{len(order)} videos cannot make train, val and test; bring at least 4, or a column "
+            "'split'"
+        )
+    chosen = {video: _split_of(_share(video)) for video in order}
+    for name, at in (("val", -2), ("test", -1)):
+        if name not in chosen.values():
+            chosen[order[at]] = name
+    if list(chosen.values()).count("train") < 2:
+        chosen |= dict.fromkeys(order[:2], "train")
+    return [Row(row.line, row.video, row.caption, chosen[row.video]) for row in rows]
+
+
+def _check_apart(rows: list[Row]) -> None:
+    split_of: dict[str, str] = {}
+    for row in rows:
+        if split_of.setdefault(row.video, row.split) != row.split:
+            raise UserError(
+                f"line {row.line}: {row.video} is in '{split_of[row.video]}' and in "
+                f"'{row.split}'; keep all captions of a video in one split"
+            )
+
+
+def _share(video: str) -> float:
+    return int(hashlib.sha256(video.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def _split_of(share: float) -> str:
+    return "train" if share < 0.8 else "val" if share < 0.9 else "test"
+
+
+def build_split(name: str, rows: list[Row], root: Path) -> Split:
+    """Return the clips and queries of one split; raises UserError for a path outside `root`."""
+    clips: dict[str, Clip] = {}
+    queries: list[Query] = []
+    for row in rows:
+        if row.split != name:
+            continue
+        if row.video not in clips:
+            clips[row.video] = Clip(_clip_id(row.video), _inside(root, row))
+        clip = clips[row.video]
+        queries.append(Query(f"{clip.id}#{row.line}", row.caption, clip.id))
+    return Split(tuple(clips.values()), tuple(queries))
+
+
+def _inside(root: Path, row: Row) -> Path:
+    path = root / row.video
+    if "\0" in row.video or not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"line {row.line}: video {row.video!r} lies outside {root}; set data.root to the "
+            "folder that holds all videos"
+        )
+    return path
+
+
+def _clip_id(video: str) -> str:
+    """Return a short id that is unique per name and safe in a file name."""
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", video)[:80]
+    unchanged = readable == video and not video.startswith(".")
+    return readable if unchanged else f"{readable}-{hashlib.sha256(video.encode()).hexdigest()[:8]}"

@@ -1,0 +1,153 @@
+"""A prepared split as tensors by position, and the three views that loaders read.
+
+F frames, W windows, L words.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tvr_bench.datamodules import tokens
+from tvr_bench.datamodules.plan import Pick
+from tvr_bench.datamodules.types import Split
+from tvr_bench.media.cache import FrameStore
+
+Item = dict[str, Tensor]
+Mirrored = tuple[np.ndarray, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Items:
+    """One split: frames by clip, token ids by query and by window."""
+
+    split: Split
+    frames: FrameStore
+    text_ids: np.ndarray  # int64 [queries, L]
+    text_mask: np.ndarray  # bool [queries, L]
+    ocr_ids: np.ndarray | None  # int64 [clips, W, L]; none with ocr.enabled=false
+    ocr_mask: np.ndarray | None
+    readable: list[int]  # positions of the clips that have frames
+    queries_of: list[list[int]]  # positions of the queries of each clip
+
+    @staticmethod
+    def build(
+        split: Split, frames: FrameStore, windows: Sequence[Sequence[str]], tokenizer: Tokenizer
+    ) -> Items:
+        """Return the items of a split; `windows` holds W captions per clip, or nothing at all."""
+        ids, mask = tokens.encode(tokenizer, [query.text for query in split.queries])
+        position = {clip.id: i for i, clip in enumerate(split.clips)}
+        queries_of: list[list[int]] = [[] for _ in split.clips]
+        for i, query in enumerate(split.queries):
+            queries_of[position[query.clip_id]].append(i)
+        readable = [i for i, clip in enumerate(split.clips) if clip.id in frames]
+        ocr = _encode_windows(windows, tokenizer) if windows else (None, None)
+        return Items(split, frames, ids, mask, *ocr, readable, queries_of)
+
+    def groups(self, whole: bool) -> list[list[int]]:
+        """Return clip positions that belong in one batch; each clip alone if not `whole`."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for i in self.readable:
+            if self.queries_of[i]:
+                group = self.split.queries[self.queries_of[i][0]].group if whole else ""
+                found[f"group:{group}" if group else f"clip:{i}"].append(i)
+        return list(found.values())
+
+    def text(self, query: int) -> Item:
+        """Return `text_ids` [L] and `text_mask` [L] of a query."""
+        return {
+            "text_ids": torch.from_numpy(self.text_ids[query]),
+            "text_mask": torch.from_numpy(self.text_mask[query]),
+            "text_index": torch.tensor(query),
+        }
+
+    def video(self, clip: int) -> Item:
+        """Return `frames` uint8 [F, 3, H, W] and, with OCR, `ocr_ids` [W, L] of a clip."""
+        frames, mask = self.frames.get(self.split.clips[clip].id)
+        item = {
+            "frames": torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2),
+            "frame_mask": torch.from_numpy(np.array(mask)),
+            "video_index": torch.tensor(clip),
+        }
+        if self.ocr_ids is not None and self.ocr_mask is not None:
+            item["ocr_ids"] = torch.from_numpy(self.ocr_ids[clip])
+            item["ocr_mask"] = torch.from_numpy(self.ocr_mask[clip])
+        return item
+
+
+def _encode_windows(
+    windows: Sequence[Sequence[str]], tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    ids, mask = tokens.encode(tokenizer, [caption for clip in windows for caption in clip])
+    filled = np.array([bool(caption) for clip in windows for caption in clip])
+    mask &= filled[:, None]
+    shape = (len(windows), len(windows[0]), -1)
+    return ids.reshape(shape), mask.reshape(shape)
+
+
+class TextItems(Dataset[Item]):
+    """The queries of a split, by position."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Item:
+        """Return one query."""
+        return self.items.text(index)
+
+
+class VideoItems(Dataset[Item]):
+    """The clips of a split, by position."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Item:
+        """Return one clip."""
+        return self.items.video(index)
+
+
+class TrainItems(Dataset[Item]):
+    """Clips with one of their captions each, moved and mirrored a little.
+
+    Which caption, how far and whether mirrored depends on seed, epoch and clip alone.
+    """
+
+    def __init__(self, items: Items, seed: int, shift: int = 0, mirrored: Mirrored = None) -> None:
+        """Take the largest `shift` in pixels and, to mirror half of all clips, the token ids and
+
+        mask of every query as it reads in a mirror.
+        """
+        self.items, self.seed, self.shift, self.mirrored = items, seed, shift, mirrored
+
+    def __getitem__(self, pick: Pick) -> Item:
+        """Return one clip with one caption."""
+        epoch, clip = pick
+        rng = np.random.default_rng((self.seed, epoch, clip))
+        captions = self.items.queries_of[clip]
+        query = captions[int(rng.integers(len(captions)))]
+        item = self.items.text(query) | self.items.video(clip)
+        if self.mirrored is not None and rng.random() < 0.5:
+            ids, mask = self.mirrored
+            item["text_ids"] = torch.from_numpy(ids[query])
+            item["text_mask"] = torch.from_numpy(mask[query])
+            item["frames"] = item["frames"].flip(-1)
+        if self.shift:
+            down, right = rng.integers(-self.shift, self.shift + 1, 2)
+            item["frames"] = shifted(item["frames"], int(down), int(right))
+        return item
+
+
+def shifted(frames: Tensor, down: int, right: int) -> Tensor:
+    """Return [F, 3, H, W] moved by whole pixels; the edge is repeated where nothing was."""
+    height, width = frames.shape[-2:]
+    rows = (torch.arange(height) - down).clamp(0, height - 1)
+    columns = (torch.arange(width) - right).clamp(0, width - 1)
+    return frames[:, :, rows][..., columns]

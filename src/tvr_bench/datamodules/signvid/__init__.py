@@ -1,0 +1,1 @@
+"""SignVid: the embedded, rendered data set (see `build`, `render` and `datamodule`)."""

@@ -1,0 +1,89 @@
+"""Captions as token ids: a tokenizer trained on the captions, or the one of pretrained towers.
+
+B texts, L words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from tvr_bench.config import Config
+from tvr_bench.errors import UserError
+from tvr_bench.files import atomic_write
+
+_PAD, _BEGIN, _END = "<pad>", "<s>", "</s>"
+
+
+def train_tokenizer(captions: Iterable[str], vocab: int, words: int) -> Tokenizer:
+    """Return a lower-casing byte-level BPE; no text is unknown to it, OCR noise included."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[_PAD, _BEGIN, _END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_BEGIN} $A {_END}", special_tokens=[(_BEGIN, 1), (_END, 2)]
+    )
+    return _shaped(tokenizer, words)
+
+
+def load_tokenizer(path: Path, words: int) -> Tokenizer:
+    """Return the tokenizer of a `tokenizer.json`; raises UserError where there is none."""
+    if not path.is_file():
+        raise UserError(f"no tokenizer at {path}; the folder of weights must hold tokenizer.json")
+    return _shaped(Tokenizer.from_file(str(path)), words)
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a `tokenizer.json`."""
+    atomic_write(path, tokenizer.to_str(pretty=True))
+
+
+def build_tokenizer(cfg: Config, captions: Iterable[str]) -> Tokenizer:
+    """Return the tokenizer that the backbone needs; only backbone tiny looks at the captions."""
+    if cfg.backbone.name == "tiny":
+        return train_tokenizer(captions, cfg.text.vocab, cfg.text.words)
+    from transformers import AutoTokenizer
+
+    from tvr_bench.models.layers.clip import missing, source
+
+    where = source(cfg.backbone.name, cfg.backbone.weights)
+    if Path(where).is_dir():
+        return load_tokenizer(Path(where) / "tokenizer.json", cfg.text.words)
+    try:
+        backend = AutoTokenizer.from_pretrained(where).backend_tokenizer
+    except (OSError, ValueError) as error:
+        raise missing(cfg.backbone.name, where, error) from error
+    return _shaped(backend, cfg.text.words)
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids int64 [B, L] and mask bool [B, L], True for a real token, end token included."""
+    encoded = tokenizer.encode_batch(list(texts))
+    ids = np.array([e.ids for e in encoded], dtype=np.int64)
+    mask = np.array([e.attention_mask for e in encoded], dtype=bool)
+    return ids, mask
+
+
+def _shaped(tokenizer: Tokenizer, words: int) -> Tokenizer:
+    tokenizer.enable_truncation(words)
+    tokenizer.enable_padding(length=words, pad_id=0, pad_token=_PAD)
+    return tokenizer

@@ -1,0 +1,192 @@
+"""The one callback that turns what a validation or test step returns into metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from tvr_bench.errors import UserError
+from tvr_bench.evaluation.evaluate import EvaluationResult
+from tvr_bench.evaluation.metric import RetrievalMetric
+from tvr_bench.evaluation.scoring import BlockSize, Features
+
+
+class RetrievalEvaluation(pl.Callback):
+    """Evaluates every model the same way at the end of each validation and test epoch.
+
+    The step returns `{"kind": "text" | "video", "index": int64 [B], "features": Features}` for
+    both loaders of a split. `results` maps "val" and "test" to the latest `EvaluationResult`;
+    the metrics are logged as `val/t2v_R@1`, `val/v2t_R@1`, `val/R@1_mean` and so on.
+    A run over part of a split (a sanity check, `limit_val_batches`, `fast_dev_run`) has no
+    metrics.
+    """
+
+    def __init__(
+        self,
+        block: BlockSize = None,
+        max_matrix_gb: float | None = None,
+        *,
+        keep_scores: bool = False,
+        keep_features: bool = False,
+    ) -> None:
+        """Take the block (texts, videos), the largest matrix in 10^9 bytes and what to keep."""
+        self.block, self.max_matrix_gb = block, max_matrix_gb
+        self.keep_scores, self.keep_features = keep_scores, keep_features
+        self.results: dict[str, EvaluationResult] = {}
+        self._metric: RetrievalMetric | None = None
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prepare to collect the features of the validation split."""
+        self._start(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prepare to collect the features of the test split."""
+        self._start(trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the features of one batch."""
+        self._collect(outputs)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the features of one batch."""
+        self._collect(outputs)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Rank, log and keep the result of the validation split."""
+        self._finish(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Rank, log and keep the result of the test split."""
+        self._finish(trainer, pl_module)
+
+    def _start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        name: str,
+        loaders: Any,
+        batches: Sequence[float],
+    ) -> None:
+        self._metric = None
+        if trainer.sanity_checking:
+            return
+        if _limited(loaders, batches):
+            rank_zero_warn(
+                f"only part of split '{name}' is run, so there are no retrieval metrics; "
+                "leave the number of batches unlimited to get them"
+            )
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is None:
+            raise UserError(
+                "retrieval metrics need the split's queries; give the Trainer a datamodule with "
+                "split(name) and failed(name) instead of loaders"
+            )
+        self._metric = RetrievalMetric(
+            _ScoreAs(trainer, pl_module),
+            data.split(name),
+            name=name,
+            failed=data.failed(name),
+            block=self.block,
+            max_matrix_gb=self.max_matrix_gb,
+            keep_scores=self.keep_scores,
+            keep_features=self.keep_features,
+        ).to(pl_module.device)
+
+    def _collect(self, outputs: Any) -> None:
+        if self._metric is None:
+            return
+        if not isinstance(outputs, Mapping) or not {"kind", "index", "features"} <= outputs.keys():
+            raise UserError(
+                "the validation or test step returned no features; it must return "
+                '{"kind": "text" or "video", "index": positions, "features": dict of tensors}'
+            )
+        self._metric.update(outputs["kind"], outputs["index"], outputs["features"])
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metric, self._metric = self._metric, None
+        if metric is None:
+            return
+        values = metric.compute()
+        assert metric.result is not None
+        name = metric.result.split
+        self.results[name] = metric.result
+        _warn(metric.result)
+        # Every process has the same values, and the greatest of equal numbers is that number.
+        pl_module.log_dict(
+            {f"{name}/{key}": value for key, value in values.items()},
+            sync_dist=trainer.world_size > 1,
+            reduce_fx="max",
+        )
+
+
+class _ScoreAs:
+    """The module's `similarity` at the module's own precision, never under autocast.
+
+    Autocast would round scores to 8 or 11 bits, and rounded scores tie. So features go to the
+    type of the module's weights: float32, but for a module that is half precision throughout.
+    """
+
+    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.precision, self.module = trainer.precision_plugin, pl_module
+
+    def __call__(self, text: Features, video: Features) -> Tensor:
+        """Return the scores [N, M] of one block."""
+        with ExitStack() as stack:
+            stack.enter_context(self.precision.forward_context())
+            stack.enter_context(torch.autocast(self.module.device.type, enabled=False))
+            scores: Tensor = self.module.similarity(self._cast(text), self._cast(video))  # type: ignore[operator]
+            return scores
+
+    def _cast(self, features: Features) -> Features:
+        dtype = self.module.dtype
+        assert isinstance(dtype, torch.dtype)
+        return {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in features.items()
+        }
+
+
+def _limited(loaders: Any, batches: Sequence[float]) -> bool:
+    """Return whether some loader is run for fewer batches than it has."""
+    loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+    return any(run < _length(loader) for run, loader in zip(batches, loaders, strict=True))
+
+
+def _length(loader: Any) -> int:
+    """Return the number of batches; 0 where a loader cannot say (it is iterable only)."""
+    try:
+        return len(loader)
+    except TypeError:
+        return 0
+
+
+def _warn(result: EvaluationResult) -> None:
+    """Warn where the model made NaN scores; unreadable clips have none and are not its fault."""
+    if result.nan_scores:
+        rank_zero_warn(
+            f"{result.nan_scores} scores of split '{result.split}' are NaN and count as the "
+            "worst; see what the model computes"
+        )

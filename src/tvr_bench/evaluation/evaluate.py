@@ -1,0 +1,208 @@
+"""From the features of a split to its result: both directions, per skill and inside groups.
+
+N texts (queries), M videos (clips), V videos that could be read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tvr_bench.datamodules.types import Split
+from tvr_bench.errors import UserError
+from tvr_bench.evaluation.counting import count_nan
+from tvr_bench.evaluation.groups import chance_metrics, group_pairs, group_ranks
+from tvr_bench.evaluation.ranks import Floats, Ints, Metrics, Ranks
+from tvr_bench.evaluation.scoring import (
+    BlockScores,
+    BlockSize,
+    Features,
+    MatrixScores,
+    PairScores,
+    Similarity,
+    matrix_gb,
+    rank_both,
+)
+
+_STREAM_BLOCK = (1024, 1024)  # where no block was asked for but the matrix is too large to keep
+_LOGGED = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "tied_queries", "nan_queries")
+
+
+@dataclass
+class EvaluationResult:
+    """What the evaluation of one split found.
+
+    `t2v` and `v2t` hold the metrics of `Ranks.metrics`; `in_group` those of text-to-video inside
+    the queries' groups with `chance_R@1`, empty where no query has one; `by_skill` maps a skill
+    to these three for its queries (`t2v`, `in_group`) and the clips they describe (`v2t`).
+    `t2v_ranks` and `in_group_ranks` belong to `query_ids` and `in_group_ids`, `v2t_ranks` to
+    `clip_ids`: the clips that a query describes. `failed` are clips that could not be read.
+    `query_ms` [N] is each query's share of the time of scoring, `seconds` that of everything.
+    `scores` is the matrix, float32 [N, M], where it was asked for and fits in memory; `text` and
+    `video` are the features in the order of queries and readable clips, where asked for.
+    """
+
+    split: str
+    t2v: Metrics
+    v2t: Metrics
+    in_group: Metrics
+    by_skill: dict[str, dict[str, Metrics]]
+    t2v_ranks: Ranks
+    v2t_ranks: Ranks
+    in_group_ranks: Ranks
+    query_ids: tuple[str, ...]
+    clip_ids: tuple[str, ...]
+    in_group_ids: tuple[str, ...]
+    failed: tuple[str, ...]
+    nan_scores: int
+    pairs_scored: int
+    seconds: float
+    query_ms: Floats
+    scores: Tensor | None = None
+    text: Features = field(default_factory=dict)
+    video: Features = field(default_factory=dict)
+
+    @property
+    def rsum(self) -> float:
+        """R@1 + R@5 + R@10 of both directions, at most 600."""
+        return self.t2v["RSum"] + self.v2t["RSum"]
+
+    @property
+    def ms_per_query(self) -> float:
+        """Mean time of scoring one query against the gallery, in milliseconds."""
+        return float(self.query_ms.mean())
+
+    def flat(self) -> dict[str, float]:
+        """Return what a logger wants by name: `t2v_R@1`, `R@1_mean`, `temporal/in_group_R@1`."""
+        values = {
+            f"{direction}_{name}": metrics[name]
+            for direction, metrics in (("t2v", self.t2v), ("v2t", self.v2t))
+            for name in _LOGGED
+        }
+        values["R@1_mean"] = (self.t2v["R@1"] + self.v2t["R@1"]) / 2
+        values["RSum"] = self.rsum
+        if self.in_group:
+            values["in_group_R@1"] = self.in_group["R@1"]
+        for skill, directions in self.by_skill.items():
+            for direction, metrics in directions.items():
+                if metrics:
+                    values[f"{skill}/{direction}_R@1"] = metrics["R@1"]
+        return values
+
+
+def evaluate_features(
+    similarity: Similarity,
+    text: Features,
+    video: Features,
+    split: Split,
+    *,
+    name: str = "",
+    failed: Collection[str] = (),
+    block: BlockSize = None,
+    max_matrix_gb: float | None = None,
+    keep_scores: bool = False,
+) -> EvaluationResult:
+    """Return the result of N texts against M clips, from features in the order of the split.
+
+    `video` has the V clips that are not in `failed`. Above `max_matrix_gb` (10^9 bytes) no matrix
+    is kept, only ranks: they are the same. Raises UserError where features and split do not fit.
+    """
+    start = time.perf_counter()
+    gold = gold_positions(split)
+    present = torch.tensor([clip.id not in failed for clip in split.clips])
+    if not present.any():
+        raise UserError(f"no clip of split '{name}' could be read; see the ledger of failures")
+    fits = max_matrix_gb is None or matrix_gb(len(gold), len(present)) <= max_matrix_gb
+    size = _STREAM_BLOCK if block is None and not fits else block
+    made = BlockScores(similarity, text, video, size, present)
+    if made.shape[0] != len(gold):
+        raise UserError(
+            f"there are features of {made.shape[0]} texts, but split '{name}' has {len(gold)} "
+            "queries; give one row of features per query"
+        )
+    matrix = made.matrix() if fits else None
+    ranked = _rank(made if matrix is None else MatrixScores(matrix), split, gold)
+    absent = len(gold) * int((~present).sum())
+    inside = ranked.inside
+    return EvaluationResult(
+        split=name,
+        t2v=ranked.t2v.metrics(),
+        v2t=ranked.v2t.metrics(),
+        in_group=chance_metrics(inside) if len(inside) else {},
+        by_skill=_by_skill(split, gold.numpy(), ranked),
+        t2v_ranks=ranked.t2v,
+        v2t_ranks=ranked.v2t,
+        in_group_ranks=inside,
+        query_ids=tuple(query.id for query in split.queries),
+        clip_ids=tuple(split.clips[clip].id for clip in ranked.described),
+        in_group_ids=tuple(split.queries[query].id for query in ranked.grouped),
+        failed=tuple(clip.id for clip in split.clips if clip.id in failed),
+        nan_scores=made.nan_scores if matrix is None else count_nan(matrix) - absent,
+        pairs_scored=made.pairs_scored,
+        seconds=time.perf_counter() - start,
+        query_ms=made.query_ms,
+        scores=matrix if keep_scores else None,
+    )
+
+
+def gold_positions(split: Split) -> Tensor:
+    """Return the position of each query's clip in the split, int64 [N].
+
+    Raises UserError where the split is empty, or a query names a clip that it does not have.
+    """
+    place = {clip.id: position for position, clip in enumerate(split.clips)}
+    if len(place) < len(split.clips):
+        raise UserError("two clips of the split have the same id; give every clip its own")
+    strays = [query for query in split.queries if query.clip_id not in place]
+    if strays:
+        raise UserError(
+            f"query '{strays[0].id}' describes clip '{strays[0].clip_id}', which the split does "
+            f"not have ({len(strays)} such queries); add the clip or drop the query"
+        )
+    if not split.queries:
+        raise UserError("the split has no query; there is nothing to evaluate, so add captions")
+    return torch.tensor([place[query.clip_id] for query in split.queries])
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Ranks of all queries, of the clips `described` by one, and of queries `grouped` inside."""
+
+    t2v: Ranks
+    v2t: Ranks
+    inside: Ranks
+    described: Ints
+    grouped: Ints
+
+
+def _rank(scores: PairScores, split: Split, gold: Tensor) -> _Ranked:
+    """Return all ranks; the scores of right and rival pairs are gathered in one pass."""
+    groups = [query.group for query in split.queries]
+    group_rows, group_columns = group_pairs(gold.tolist(), groups)
+    rows = torch.cat([torch.arange(len(gold)), group_rows])
+    values = scores.gather(rows, torch.cat([gold, group_columns]))
+    right, rivals = values[: len(gold)], values[len(gold) :]
+    t2v, v2t = rank_both(scores, gold, right)
+    grouped, inside = group_ranks(rivals, group_rows, right)
+    described = np.unique(gold.numpy())
+    return _Ranked(t2v, v2t.take(described), inside, described, grouped.numpy())
+
+
+def _by_skill(split: Split, gold: Ints, ranked: _Ranked) -> dict[str, dict[str, Metrics]]:
+    """Return the metrics of each skill that a query names."""
+    skills = np.array([query.skill for query in split.queries])
+    result: dict[str, dict[str, Metrics]] = {}
+    for skill in sorted(set(skills.tolist()) - {""}):
+        mine = skills == skill
+        members = ranked.inside.take(mine[ranked.grouped])
+        result[skill] = {
+            "t2v": ranked.t2v.take(mine).metrics(),
+            "v2t": ranked.v2t.take(np.isin(ranked.described, gold[mine])).metrics(),
+            "in_group": chance_metrics(members) if len(members) else {},
+        }
+    return result

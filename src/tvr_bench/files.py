@@ -1,0 +1,87 @@
+"""Files that are whole or absent, names that follow content, and the ledger of failures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_PROBE = 64 * 1024  # bytes read from each end of a file for its fingerprint
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` on success and vanishes on error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{uuid.uuid4().hex[:12]}.tmp{path.suffix}"
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new one, never a part."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def settings_hash(settings: Any, digits: int = 16) -> str:
+    """Return up to 64 hex digits that depend on the JSON value of `settings` alone."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return 16 hex digits of a file's size, first and last 64 KiB; a copied file keeps them."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(_PROBE))
+        file.seek(max(0, size - _PROBE))
+        digest.update(file.read(_PROBE))
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that could not be used, and why."""
+
+    id: str
+    path: str
+    stage: str
+    exception: str
+    message: str
+
+
+class Ledger:
+    """The list of everything that was not used; kept in `failures.jsonl` where a path is given."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.entries: list[Failure] = []
+
+    def add(self, *, id: str, path: str, stage: str, error: BaseException | str) -> None:
+        """Record one failure, once per (id, stage)."""
+        if any(e.id == id and e.stage == stage for e in self.entries):
+            return
+        kind = type(error).__name__ if isinstance(error, BaseException) else "Error"
+        message = " ".join(str(error).split())
+        self.entries.append(Failure(id, path, stage, kind, message))
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(self.entries[-1]), ensure_ascii=False) + "\n")
+
+    def ids(self, stage: str | None = None) -> set[str]:
+        """Return the ids that failed, at `stage` or at any."""
+        return {e.id for e in self.entries if stage is None or e.stage == stage}

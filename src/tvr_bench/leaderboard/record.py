@@ -1,0 +1,259 @@
+"""The result record: one JSON per run that says what was measured, on what, with what.
+
+Units stand in the names (`_s` seconds, `_ms` milliseconds, `_mb` 10^6 bytes) and recalls are in
+percent. Everything that varies between two runs of one seed stands outside of `metrics`.
+N texts, M videos.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tvr_bench.errors import UserError
+from tvr_bench.files import atomic_write
+
+RECORD_FILE = "record.json"
+STANDARD_METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
+_LARGEST_RECORD = 64_000_000  # bytes; a larger file is not a record
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]  # also a file's name
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Values = dict[str, int | float]  # by metric; recalls in percent
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class RunInfo(_Part):
+    """Which run this was; `git` and `dirty` are None outside of a checkout."""
+
+    id: Name
+    date: AwareDatetime
+    git: str | None
+    dirty: bool | None
+    command: str
+    seed: int
+    wall_s: Seconds
+
+
+class ModelInfo(_Part):
+    """Which model was tested."""
+
+    name: str
+    backbone: str
+    checkpoint_sha256: Sha256 | None
+    params: Count
+    trainable_params: Count | None = None
+
+
+class DataInfo(_Part):
+    """On what it was tested.
+
+    `variant` is a preset, edition or fold (`small`, `1k-A`). `clips` and `queries` count the
+    tested split whole. `missing_ids` have no file, `failed` could not be read: both stay in the
+    gallery and count as misses. `failures` are ledger lines over all splits, by stage.
+    """
+
+    name: str
+    variant: str = ""
+    annotations_sha256: Sha256
+    clips: Count
+    queries: Count
+    train_clips: Count | None = None
+    missing_ids: list[str] = []
+    failed: list[str] = []
+    clips_with_text: Count | None = None
+    failures: dict[str, Count] = {}
+
+
+class OcrInfo(_Part):
+    """Whether and how the model was given scene text."""
+
+    enabled: bool
+    engine: str = ""
+    windows: Count = 0
+    xi: float = 1.0
+    reads: Count = 0
+
+
+class Protocol(_Part):
+    """How a number was made; numbers compare only where all of this but `ocr` is equal.
+
+    `ocr` is a model's input, like its frames' motion, and not a rule of the test.
+    `resolution` is (height, width), `two_stage` the k of a second stage over the top k.
+    """
+
+    split: str
+    captions: Literal["single", "all", "paragraph"]
+    frames: Count
+    resolution: tuple[Count, Count]
+    words: Count
+    selection: Literal["last", "best_val", "best_test"] = "best_val"
+    postprocess: Literal["none", "dsl", "qbnorm"] = "none"
+    two_stage: Count | None = None
+    ocr: OcrInfo = OcrInfo(enabled=False)
+
+
+class SkillMetrics(_Part):
+    """The metrics of one skill's queries: over the full gallery and among their hard negatives.
+
+    `in_group` is text to video inside the queries' groups, with `chance_R@1`, what guessing
+    reaches there in percent; empty where no query has a group.
+    """
+
+    t2v: Values
+    v2t: Values = {}
+    in_group: Values = {}
+
+
+class Metrics(_Part):
+    """What two runs of one seed share to the last byte: no time, no path, no machine.
+
+    Both directions have at least `STANDARD_METRICS`. `tied_queries` and `nan_queries` count, by
+    direction, the queries whose right item ties with a wrong one or has no score; `nan_scores`
+    counts single scores.
+    """
+
+    t2v: Values
+    v2t: Values
+    in_group: Values = {}
+    by_skill: dict[str, SkillMetrics] = {}
+    tied_queries: dict[str, Count] = {}
+    nan_queries: dict[str, Count] = {}
+    nan_scores: Count = 0
+
+    @field_validator("t2v", "v2t")
+    @classmethod
+    def _complete(cls, values: Values) -> Values:
+        missing = [name for name in STANDARD_METRICS if name not in values]
+        if missing:
+            raise ValueError(f"without {', '.join(missing)}")
+        return values
+
+
+class Efficiency(_Part):
+    """What it cost; None is "not measured". FLOPs in 10^9 per text, per video and per pair."""
+
+    device: str
+    dtype: str
+    threads: Count | None = None
+    gflops_text: float | None = None
+    gflops_video: float | None = None
+    gflops_pair: float | None = None
+    pairs_scored: Count | None = None
+    ms_per_query_p50: float | None = None
+    ms_per_query_p95: float | None = None
+    gallery_bytes_per_video: float | None = None
+    peak_mem_mb: float | None = None
+    peak_mem_child_mb: float | None = None
+    train_s: Seconds | None = None
+    videos_per_s: float | None = None
+
+
+class Record(_Part):
+    """The whole result of one run; `ranks` names the file of per-query ranks beside it."""
+
+    schema_version: Literal[1] = 1
+    run: RunInfo
+    model: ModelInfo
+    data: DataInfo
+    protocol: Protocol
+    metrics: Metrics
+    efficiency: Efficiency
+    phases: dict[str, Seconds] = {}
+    ranks: Name = "ranks.npz"
+    env: dict[str, str]
+
+
+def metrics_json(record: Record) -> str:
+    """Return the metrics as canonical JSON: sorted keys, every float with all its digits."""
+    return json.dumps(
+        record.metrics.model_dump(mode="json"),
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+        ensure_ascii=False,
+    )
+
+
+def save_record(record: Record, run_dir: Path, ranks: Mapping[str, np.ndarray]) -> Path:
+    """Write the per-query ranks, then the record; return the record's path.
+
+    `ranks` maps names to arrays: names that end in `ids` hold texts, all others whole numbers,
+    stored as int32. The record comes last, so that a record's ranks are always there.
+    """
+    atomic_write(run_dir / record.ranks, _pack(ranks))
+    path = run_dir / RECORD_FILE
+    atomic_write(path, record.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def load_record(path: Path) -> Record:
+    """Read a record from its file or its run folder.
+
+    Raises UserError, in one line, where there is none or it is not a record of this version.
+    """
+    path = path / RECORD_FILE if path.is_dir() else path
+    try:
+        if not path.is_file():
+            raise UserError(f"there is no record {path}; give a run folder that holds one")
+        if path.stat().st_size > _LARGEST_RECORD:
+            raise UserError(f"{path} is larger than 64 MB, so it is no record; remove it")
+        return Record.model_validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"cannot read the record {path}: {reason}; check its permissions"
+        ) from error
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is not a whole record of this version ({_first_fault(error)}); "
+            "remove it or repeat its run"
+        ) from error
+
+
+def load_ranks(record: Record, run_dir: Path) -> dict[str, np.ndarray]:
+    """Return the arrays that were saved with `record`; UserError where they cannot be read."""
+    path = run_dir / record.ranks
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"cannot read the ranks {path}; repeat the run") from error
+
+
+def _pack(ranks: Mapping[str, np.ndarray]) -> bytes:
+    """Return the bytes of an .npz, the same for the same arrays."""
+    arrays: dict[str, Any] = {}
+    for name in sorted(ranks):
+        array = np.asarray(ranks[name])
+        if name.endswith("ids"):
+            arrays[name] = array.astype(np.str_)
+            continue
+        stored = array.astype(np.int32)
+        if not np.array_equal(stored, array):
+            raise ValueError(f"ranks '{name}' are not whole numbers that fit in 32 bits")
+        arrays[name] = stored
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _first_fault(error: ValidationError) -> str:
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    place = ".".join(str(part) for part in faults[0]["loc"])
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    text = f"{place}: {faults[0]['msg']}" if place else faults[0]["msg"]
+    return " ".join(text.split())[:160] + more

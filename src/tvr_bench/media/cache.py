@@ -1,0 +1,201 @@
+"""The frames of many clips, decoded once and kept: memory-mapped shards named by their content.
+
+A shard's name is a hash of the settings and of every clip's id, span and file fingerprint, so a
+changed clip or setting makes a new shard, and a copied or freshly cloned tree keeps its own. A clip
+that cannot be read is remembered in its shard with the reason and put on the ledger by every build,
+the ones that find the shard ready too. Nothing takes its place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvr_bench.errors import UserError
+from tvr_bench.files import Ledger, file_fingerprint, settings_hash
+from tvr_bench.media.frameshard import (
+    DamagedShard,
+    ShardFile,
+    decode_jpegs,
+    open_shard,
+    write_shard,
+)
+from tvr_bench.media.resize import METHODS
+from tvr_bench.media.video import VideoError, open_video, segment_centres
+from tvr_bench.shards import Shard, run_shards
+
+if TYPE_CHECKING:
+    from tvr_bench.datamodules.types import Clip
+
+CODECS = ("raw", "jpeg")
+_VERSION = 1  # of what the reader returns; a change here rebuilds every shard
+_SHARD_BYTES = 128 << 20  # of frames that a worker holds at most
+_STAGE = "frames"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Which frames to keep: `frames` per clip, `size` (height, width), how resized and stored.
+
+    Frames are taken at the centres of equal segments of the clip. `codec` is `raw` (exact, mapped
+    straight from disk) or `jpeg` (quality 90, about a twentieth of the bytes). Raises `UserError`
+    for values that mean nothing.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    resize: str = "fast"
+    codec: str = "raw"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or min(self.size) < 1:
+            raise UserError(f"frames and size must be positive, got {self.frames}, {self.size}")
+        for value, known in ((self.resize, METHODS), (self.codec, CODECS)):
+            if value not in known:
+                raise UserError(f"'{value}' is not one of {', '.join(known)}")
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one clip's frames in memory."""
+        return self.frames * self.size[0] * self.size[1] * 3
+
+
+class FrameStore:
+    """Reads cached frames by clip id; memory-mapped, and cheap to send to a worker process."""
+
+    def __init__(self, shards: Sequence[ShardFile]) -> None:
+        self._shards = tuple(shards)
+        self._rows = {id: (s, row) for s in self._shards for row, id in enumerate(s.ids)}
+        self._maps: dict[Path, dict[str, np.ndarray]] = {}
+
+    def __contains__(self, clip_id: str) -> bool:
+        return clip_id in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # a worker maps the files itself
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the store on disk."""
+        return sum(s.path.stat().st_size for s in self._shards)
+
+    def get(self, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the clip's frames, uint8 [F, H, W, 3], and which are real, bool [F].
+
+        Every frame is real: a clip with fewer than F shows some of its frames more than once.
+        Raises `KeyError` for a clip that is not in the store.
+        """
+        shard, row = self._rows[clip_id]
+        tensors = self._maps.get(shard.path)
+        if tensors is None:
+            tensors = self._maps[shard.path] = {name: shard.tensor(name) for name in shard.tensors}
+        if "frames" in tensors:
+            frames = np.array(tensors["frames"][row])
+        else:
+            count = shard.manifest["settings"]["frames"]
+            offsets = tensors["offsets"][row * count : (row + 1) * count + 1]
+            frames = decode_jpegs(tensors["bytes"], offsets)
+        return frames, np.ones(len(frames), bool)
+
+    def verify(self) -> list[Path]:
+        """Read every byte and return the shards that are not what was written."""
+        return [s.path for s in self._shards if not _is_whole(s.path)]
+
+
+def build_frames(
+    clips: Sequence[Clip],
+    spec: FrameSpec,
+    root: Path,
+    *,
+    workers: int = 0,
+    ledger: Ledger,
+    shard_size: int = 64,
+    check: bool = True,
+) -> FrameStore:
+    """Decode what is not cached under `root` yet and return the store of all readable `clips`.
+
+    Each clip that is not in the store is on `ledger`, stage "frames". A cached shard is read and
+    checked against its checksum first, and built again where it is damaged; `check=False` leaves
+    that out, for a rank that comes after the one that built. Raises `UserError` where two clips
+    share an id.
+    """
+    shards = _plan(clips, spec, root, shard_size)
+    for shard in shards:
+        if check and shard.output.exists() and not _is_whole(shard.output):
+            _log.warning("cached frames are damaged, building them again: %s", shard.output)
+            shard.output.unlink()
+    run_shards("decode frames", shards, partial(_build, spec=spec), workers=workers)
+    files = [open_shard(shard.output) for shard in shards]
+    paths = {clip.id: str(clip.path) for clip in clips}
+    for failure in (f for file in files for f in file.failures):
+        error = VideoError(failure["message"])
+        ledger.add(id=failure["id"], path=paths[failure["id"]], stage=_STAGE, error=error)
+    return FrameStore(files)
+
+
+def _plan(clips: Sequence[Clip], spec: FrameSpec, root: Path, shard_size: int) -> list[Shard]:
+    """Return the shards that hold `clips`; the same ones whatever the order of `clips`."""
+    ordered = sorted(set(clips), key=lambda c: c.id)
+    for one, other in pairwise(ordered):
+        if one.id == other.id:
+            raise UserError(f"two clips have the id '{one.id}': give each clip an id of its own")
+    fingerprint = cache(_fingerprint)  # many clips may be spans of one file
+    items = [(clip, fingerprint(clip.path)) for clip in ordered]
+    size = max(1, min(shard_size, _SHARD_BYTES // spec.clip_bytes))
+    return [_shard(items[i : i + size], spec, root) for i in range(0, len(items), size)]
+
+
+def _fingerprint(path: Path) -> str:
+    """Return what the file's content hashes to; "" where there is none, to be tried again later."""
+    try:
+        return file_fingerprint(path) if path.is_file() else ""  # reading a FIFO would hang
+    except OSError:
+        return ""
+
+
+def _shard(items: Sequence[tuple[Clip, str]], spec: FrameSpec, root: Path) -> Shard:
+    content = [[c.id, print_, c.start, c.end] for c, print_ in items]
+    name = settings_hash([_VERSION, asdict(spec), content])
+    return Shard(root / f"frames-{name}.safetensors", tuple(clip for clip, _ in items))
+
+
+def _build(shard: Shard, tick: Callable[[], None], *, spec: FrameSpec) -> None:
+    """Decode the clips of one shard and write its file."""
+    rows: dict[str, np.ndarray] = {}
+    failures: list[dict[str, str]] = []
+    for clip in shard.items:
+        try:
+            rows[clip.id] = _read(clip, spec)
+        except UserError as error:
+            failures.append({"id": clip.id, "message": str(error)})
+        tick()
+    write_shard(shard.output, asdict(spec), rows, failures)
+
+
+def _read(clip: Clip, spec: FrameSpec) -> np.ndarray:
+    """Return uint8 [F, H, W, 3], the frames of one clip; raises `UserError`."""
+    with open_video(clip.path) as video:
+        times = segment_centres(video.duration, spec.frames, clip.start, clip.end)
+        return video.read(times, spec.size, spec.resize)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        open_shard(path).verify()
+    except DamagedShard:
+        return False
+    return True

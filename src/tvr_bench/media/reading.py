@@ -1,0 +1,171 @@
+"""The texts of a few frames of one clip: detected, tracked, recognised, settled, ordered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+
+import cv2
+import numpy as np
+
+from tvr_bench.media.ocr import OcrEngine, Polygon, crop_polygon, latin_words
+from tvr_bench.media.tracking import Sighting, Track, Tracker, frames_to_detect
+from tvr_bench.media.windows import WindowSpec
+
+Reading = tuple[str, float]  # text and score
+
+_DETECT_BATCH = 8  # frames per detector call
+_SURE = 0.9  # a reading below this score is checked against another sighting,
+_JUNK = 0.3  # unless it is below this one
+_ALIKE = 0.8  # likeness of a doubtful word to a sure one that it is taken for
+
+
+@dataclass(frozen=True)
+class SceneText:
+    """What one sign says, in which of the frames it stands, and where it appears first."""
+
+    words: tuple[str, ...]
+    score: float
+    frames: frozenset[int]
+    first: Sighting
+    cut: tuple[bool, bool] = (False, False)  # where it was read: by the left and right border
+
+
+def read_texts(frames: np.ndarray, spec: WindowSpec, engine: OcrEngine) -> list[SceneText]:
+    """Return the texts of `frames`, uint8 [F, H, W, 3], by first appearance, then reading order."""
+    tracker = Tracker(frames)
+    seen = frames_to_detect(frames, spec.stride)
+    for low in range(0, len(seen), _DETECT_BATCH):
+        batch = seen[low : low + _DETECT_BATCH]
+        for frame, polygons in zip(batch, engine.detect([frames[i] for i in batch]), strict=True):
+            tracker.add(frame, polygons)
+    tracker.follow()
+    readings = recognise_tracks(frames, tracker.tracks, engine, spec.votes)
+    texts = [
+        _text(track, reading, frames.shape[1:3])
+        for track, reading in zip(tracker.tracks, readings, strict=True)
+        if reading[1] >= spec.min_score
+    ]
+    kept = [replace(t, words=_long_enough(t.words, spec.min_chars)) for t in settle(texts)]
+    return in_order([text for text in kept if text.words])
+
+
+def _long_enough(words: Sequence[str], min_chars: int) -> tuple[str, ...]:
+    return tuple(w for w in words if len(w) >= min_chars or any(c.isdigit() for c in w))
+
+
+def _text(track: Track, reading: Reading, size: tuple[int, int]) -> SceneText:
+    read = _by_quality(track, size)[0]
+    xs = [x for x, _ in read.polygon]
+    return SceneText(
+        words=tuple(latin_words(reading[0])),
+        score=reading[1],
+        frames=frozenset(s.frame for s in track.sightings),
+        first=track.sightings[0],
+        cut=(min(xs) <= 1, max(xs) >= size[1] - 1),
+    )
+
+
+def recognise_tracks(
+    frames: np.ndarray, tracks: Sequence[Track], engine: OcrEngine, votes: int
+) -> list[Reading]:
+    """Return the reading and the score of each track.
+
+    The best sighting is read; where that is doubtful, up to `votes` are, and the reading that the
+    others agree with most wins.
+    """
+    queues = [_by_quality(track, frames.shape[1:3])[:votes] for track in tracks]
+    heard: list[list[Reading]] = [[] for _ in tracks]
+    for turn in range(votes):
+        asked = [i for i, q in enumerate(queues) if turn < len(q) and _is_doubtful(heard[i])]
+        sights = [queues[i][turn] for i in asked]
+        crops = [crop_polygon(frames[s.frame], s.polygon) for s in sights]
+        for i, reading in zip(asked, engine.recognise(crops) if crops else [], strict=True):
+            heard[i].append(reading)
+    return [_elect(readings) for readings in heard]
+
+
+def _is_doubtful(heard: Sequence[Reading]) -> bool:
+    """Whether another reading can change the outcome: there is none yet, or only middling ones."""
+    if not heard:
+        return True
+    text, score = max(heard, key=lambda reading: reading[1])
+    return _JUNK < score < _SURE and bool(latin_words(text))
+
+
+def _elect(heard: Sequence[Reading]) -> Reading:
+    """Return the winner; one that the others contradict keeps little of its score."""
+
+    def support(text: str) -> float:
+        agreed = [score * SequenceMatcher(None, text, other).ratio() for other, score in heard]
+        return sum(agreed) / len(agreed)
+
+    best = max(heard, key=lambda reading: (reading[1] >= _SURE, support(reading[0])))
+    return best if best[1] >= _SURE else (best[0], support(best[0]))
+
+
+def _by_quality(track: Track, size: tuple[int, int]) -> list[Sighting]:
+    """Return the sightings, the one to read first: detected, whole, large, then early."""
+
+    def badness(sighting: Sighting) -> tuple[bool, bool, int, int]:
+        corners = np.asarray(sighting.polygon, np.float32)
+        limit = np.array(size[::-1], np.float32) - 1
+        whole = bool((corners > 0).all() and (corners < limit).all())
+        area = cv2.contourArea(corners)
+        return not sighting.found, not whole, -round(np.log(max(area, 1.0)) * 4), sighting.frame
+
+    return sorted(track.sightings, key=badness)
+
+
+def settle(texts: Sequence[SceneText]) -> list[SceneText]:
+    """Return the texts with doubtful and cut words replaced by the sure ones they stand for.
+
+    A sign that leaves the frame, or is blurred for a moment, was read well at another time:
+    "veryday" cut by the left border is "everyday", a doubtful "tokyc" is "tokyo".
+    """
+    sure = {w for t in texts if t.score >= _SURE and not any(t.cut) for w in t.words}
+    return [replace(text, words=_settled(text, sorted(sure))) for text in texts]
+
+
+def _settled(text: SceneText, sure: Sequence[str]) -> tuple[str, ...]:
+    words = list(text.words)
+    if words and text.cut[0]:
+        words[0] = next((s for s in sure if s.endswith(words[0])), words[0])
+    if words and text.cut[1]:
+        words[-1] = next((s for s in sure if s.startswith(words[-1])), words[-1])
+    if text.score < _SURE:
+        words = [_nearest(word, sure) if word.isalpha() else word for word in words]
+    return tuple(words)
+
+
+def _nearest(word: str, sure: Sequence[str]) -> str:
+    """Return the sure word most like `word`, or itself where none is like it."""
+    best = max(sure, key=lambda s: _likeness(word, s), default=word)
+    return best if _likeness(word, best) >= _ALIKE else word
+
+
+def _likeness(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b).ratio()
+
+
+def in_order(texts: Sequence[SceneText]) -> list[SceneText]:
+    """Return the texts by first appearance, then line by line, then from left to right."""
+    lines: list[list[SceneText]] = []
+    for text in sorted(texts, key=lambda t: (t.first.frame, _middle(t.first.polygon)[1])):
+        if lines and _on_line(text.first, lines[-1][0].first):
+            lines[-1].append(text)
+        else:
+            lines.append([text])
+    return [t for line in lines for t in sorted(line, key=lambda t: _middle(t.first.polygon)[0])]
+
+
+def _on_line(sighting: Sighting, head: Sighting) -> bool:
+    apart = _middle(sighting.polygon)[1] - _middle(head.polygon)[1]
+    height = float(np.linalg.norm(np.subtract(head.polygon[3], head.polygon[0])))
+    return sighting.frame == head.frame and apart < height / 2
+
+
+def _middle(polygon: Polygon) -> tuple[float, float]:
+    x, y = np.mean(polygon, axis=0)
+    return float(x), float(y)

@@ -1,0 +1,278 @@
+"""From a finished test to what a person reads: the record, the picture, the tables.
+
+N texts, M videos, F frames.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tvr_bench.config import Config
+from tvr_bench.datamodules.base import VideoTextDataModule
+from tvr_bench.datamodules.types import Clip
+from tvr_bench.evaluation import efficiency
+from tvr_bench.evaluation.evaluate import EvaluationResult
+from tvr_bench.leaderboard.console import print_report
+from tvr_bench.leaderboard.provenance import checkpoint_sha256, collect_env, git_state
+from tvr_bench.leaderboard.record import (
+    DataInfo,
+    Efficiency,
+    ModelInfo,
+    OcrInfo,
+    Protocol,
+    Record,
+    RunInfo,
+)
+from tvr_bench.leaderboard.result import metrics_of
+from tvr_bench.leaderboard.strips import Hit, QueryStrip, draw_retrieval
+from tvr_bench.leaderboard.table import LeaderboardPaths
+from tvr_bench.media.video import VideoError, probe, read_frames, segment_centres
+from tvr_bench.models.base import RetrievalModule
+
+SPLIT = "test"
+_PICTURE = "retrieval.png"
+_QUERIES, _HITS, _STRIP_FRAMES, _STRIP_SIZE = 4, 5, 6, (120, 168)
+
+
+def make_record(
+    cfg: Config,
+    *,
+    run_id: str,
+    command: str,
+    model: RetrievalModule,
+    data: VideoTextDataModule,
+    result: EvaluationResult,
+    precision: str,
+    weights: Path,
+    wall_s: float,
+) -> Record:
+    """Return the record of one run; `result` must hold the features of the test split."""
+    git = git_state(Path.cwd())
+    return Record(
+        run=RunInfo(
+            id=run_id,
+            date=datetime.now(UTC),
+            git=git.commit,
+            dirty=git.dirty,
+            command=command,
+            seed=cfg.seed,
+            wall_s=wall_s,
+        ),
+        model=_model_info(cfg, model, weights),
+        data=_data_info(cfg, data),
+        protocol=protocol(cfg, data),
+        metrics=metrics_of(result),
+        efficiency=_efficiency(model, data, result, precision),
+        phases=data.seconds,
+        env=collect_env(),
+    )
+
+
+def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
+    """Return how the number is made: what a comparison must hold equal."""
+    split = data.split(SPLIT)
+    ocr = OcrInfo(enabled=False)
+    if cfg.ocr.enabled and _reads(data):
+        o = cfg.ocr
+        ocr = OcrInfo(enabled=True, engine=o.engine, windows=o.windows, xi=o.xi, reads=o.reads)
+    return Protocol(
+        split=SPLIT,
+        captions="single" if len(split.queries) == len(split.clips) else "all",
+        frames=cfg.video.frames,
+        resolution=(cfg.video.size[0], cfg.video.size[1]),
+        words=cfg.text.words,
+        selection="last" if cfg.eval.selection == "last" else "best_val",
+        ocr=ocr,
+    )
+
+
+def _reads(data: VideoTextDataModule) -> bool:
+    return data.items(SPLIT).ocr_ids is not None
+
+
+def _model_info(cfg: Config, model: RetrievalModule, weights: Path) -> ModelInfo:
+    count = efficiency.parameter_count(model)
+    return ModelInfo(
+        name=cfg.model.name,
+        backbone=cfg.backbone.name,
+        checkpoint_sha256=checkpoint_sha256(weights),
+        params=count.total,
+        trainable_params=count.trainable,
+    )
+
+
+def _data_info(cfg: Config, data: VideoTextDataModule) -> DataInfo:
+    split = data.split(SPLIT)
+    failed = data.failed(SPLIT)
+    missing = {clip.id for clip in split.clips if clip.id in failed and not clip.path.exists()}
+    with_text = sum(any(data.windows(clip.id)) for clip in split.clips)
+    return DataInfo(
+        name=cfg.data.name,
+        variant=str(getattr(cfg.data, "preset", "") or ""),
+        annotations_sha256=data.annotations_hash(SPLIT),
+        clips=len(split.clips),
+        queries=len(split.queries),
+        train_clips=len(data.split("train").clips),
+        missing_ids=sorted(missing),
+        failed=sorted(failed - missing),
+        clips_with_text=with_text if _reads(data) else None,
+        failures=dict(Counter(entry.stage for entry in data.ledger.entries)),
+    )
+
+
+def _efficiency(
+    model: RetrievalModule, data: VideoTextDataModule, result: EvaluationResult, precision: str
+) -> Efficiency:
+    memory = efficiency.peak_memory()
+    text, video = as_scored(model, result.text), as_scored(model, result.video)
+    latency = efficiency.query_latency(model.similarity, text, video)
+    flops = count_costs(model, data, text, video)
+    train_s = data.seconds.get("train")
+    seen = len(data.items("train").readable) * model.trained_epochs
+    return Efficiency(
+        device=torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        dtype=precision,
+        threads=torch.get_num_threads(),
+        gflops_text=flops[0],
+        gflops_video=flops[1],
+        gflops_pair=flops[2],
+        pairs_scored=result.pairs_scored,
+        ms_per_query_p50=latency.p50_ms,
+        ms_per_query_p95=latency.p95_ms,
+        gallery_bytes_per_video=efficiency.bytes_per_item(result.video),
+        peak_mem_mb=memory.process,
+        peak_mem_child_mb=memory.largest_child,
+        train_s=train_s,
+        videos_per_s=seen / train_s if train_s and seen else None,
+    )
+
+
+def as_scored(model: RetrievalModule, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the features where and in the precision in which the model makes scores."""
+    return {
+        key: value.to(model.device, model.log_scale.dtype if value.is_floating_point() else None)
+        for key, value in features.items()
+    }
+
+
+def count_costs(
+    model: RetrievalModule,
+    data: VideoTextDataModule,
+    text: dict[str, Tensor],
+    video: dict[str, Tensor],
+) -> tuple[float, float, float]:
+    """Return 10^9 operations of encoding a text, encoding a video and scoring a pair.
+
+    The pair's is the mean over a block of at most 32 x 32, in which what is cached per video is
+    shared as it is in a real search.
+    """
+    items = data.items(SPLIT)
+    one_text = _batch_of_one(items.text(0), model.device)
+    one_video = _batch_of_one(items.video(items.readable[0]), model.device)
+    rows = {key: value[:32] for key, value in text.items()}
+    columns = {key: value[:32] for key, value in video.items()}
+    pairs = len(next(iter(rows.values()))) * len(next(iter(columns.values())))
+    with torch.inference_mode():
+        counts = (
+            efficiency.count_flops(lambda: model.encode_text(one_text)),
+            efficiency.count_flops(lambda: model.encode_video(one_video)),
+            efficiency.count_flops(lambda: model.similarity(rows, columns)) / pairs,
+        )
+    return counts[0] / 1e9, counts[1] / 1e9, counts[2] / 1e9
+
+
+def _batch_of_one(item: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {key: value[None].to(device) for key, value in item.items()}
+
+
+def draw_picture(
+    model: RetrievalModule, data: VideoTextDataModule, result: EvaluationResult, run_dir: Path
+) -> Path:
+    """Draw the best videos of a few queries, one per skill where there are skills."""
+    split = data.split(SPLIT)
+    chosen = choose_queries(data, result)
+    clips = [split.clips[i] for i in data.items(SPLIT).readable]
+    text, video = as_scored(model, result.text), as_scored(model, result.video)
+    rows = {key: value[chosen] for key, value in text.items()}
+    with torch.inference_mode():
+        parts = model.score_parts(rows, video)
+        scores = model.similarity(rows, video).float().cpu()
+    strips = []
+    for row, query in enumerate(chosen):
+        best = scores[row].argsort(descending=True, stable=True)[:_HITS].tolist()
+        gold = split.queries[query].clip_id
+        hits = [
+            _hit(
+                clips[i],
+                data,
+                clips[i].id == gold,
+                float(scores[row, i]),
+                {name: float(part[row, i]) for name, part in parts.items() if len(parts) > 1},
+            )
+            for i in best
+        ]
+        rank = float(result.t2v_ranks.expected[query])
+        strips.append(QueryStrip(split.queries[query].text, split.queries[query].skill, hits, rank))
+    path = run_dir / _PICTURE
+    title = f"{model.cfg.model.name} on {model.cfg.data.name}, {len(split.clips)} videos"
+    draw_retrieval(path, strips, title)
+    return path
+
+
+def choose_queries(data: VideoTextDataModule, result: EvaluationResult) -> list[int]:
+    """Return the positions of the queries to show: of each skill (or of all) one in the middle.
+
+    The one whose rank is the median of its skill, so that the picture flatters nobody.
+    """
+    queries = data.split(SPLIT).queries
+    ranks = np.asarray(result.t2v_ranks.expected)
+    skills = sorted({query.skill for query in queries})
+    groups = [[i for i, q in enumerate(queries) if q.skill == skill] for skill in skills]
+    if len(groups) == 1:
+        groups = [list(part) for part in np.array_split(np.arange(len(queries)), _QUERIES)]
+    return [_median_of(group, ranks) for group in groups if group][:_QUERIES]
+
+
+def _median_of(group: list[int], ranks: np.ndarray) -> int:
+    ordered = sorted(group, key=lambda i: (ranks[i], i))
+    return ordered[(len(ordered) - 1) // 2]
+
+
+def _hit(
+    clip: Clip, data: VideoTextDataModule, correct: bool, score: float, parts: dict[str, float]
+) -> Hit:
+    captions = data.windows(clip.id) if _reads(data) else []
+    return Hit(clip.id, correct, _strip_frames(clip, data), score, captions, parts)
+
+
+def _strip_frames(clip: Clip, data: VideoTextDataModule) -> np.ndarray:
+    """Return a few frames at a size to look at, from the file itself."""
+    try:
+        info = probe(clip.path)
+        times = segment_centres(info.duration, _STRIP_FRAMES, clip.start, clip.end)
+        return read_frames(clip.path, times, _fit(info.width, info.height))
+    except VideoError:  # gone or damaged since it was cached: the cached frames show the same
+        return data.items(SPLIT).frames.get(clip.id)[0]
+
+
+def _fit(width: int, height: int) -> tuple[int, int]:
+    """Return (height, width) no larger than a strip's cell, in the shape of the video."""
+    scale = min(_STRIP_SIZE[0] / height, _STRIP_SIZE[1] / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def print_result(
+    record: Record, run_dir: Path, board: LeaderboardPaths, picture: Path | None
+) -> None:
+    """Print the tables and where the files are."""
+    files = {"run folder": run_dir, "leaderboard": board.csv}
+    if picture is not None:
+        files["picture"] = picture
+    print_report(record, files)

@@ -1,0 +1,82 @@
+"""A run's folder: its files, and a trained model back from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from tvr_bench.config import Config, load
+from tvr_bench.datamodules.base import VideoTextDataModule
+from tvr_bench.datamodules.tokens import load_tokenizer
+from tvr_bench.errors import UserError
+from tvr_bench.evaluation.callback import RetrievalEvaluation
+from tvr_bench.evaluation.evaluate import EvaluationResult
+from tvr_bench.models.base import RetrievalModule
+from tvr_bench.registry import dataset_class, model_class
+
+CONFIG_FILE = "config.yaml"
+TOKENIZER_FILE = "tokenizer.json"
+WEIGHTS_FILE = "model.safetensors"
+LEDGER_FILE = "failures.jsonl"
+
+
+def load_run(run_dir: str | Path) -> RetrievalModule:
+    """Return the tested model of a run, in evaluation mode, with its tokenizer.
+
+    Raises UserError where the folder is no finished run or its files do not fit each other.
+    """
+    run_dir = Path(run_dir)
+    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+        if not (run_dir / name).is_file():
+            raise UserError(f"{run_dir} is no finished run: it has no {name}; give a run's folder")
+    cfg = load(file=run_dir / CONFIG_FILE)
+    model = model_class(cfg.model.name)(cfg)
+    model.tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE, cfg.text.words)
+    try:
+        model.load_state_dict(load_file(run_dir / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{run_dir / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it ({reason}); "
+            "repeat the run"
+        ) from error
+    return model.eval()
+
+
+def evaluate(
+    model: RetrievalModule, data: str | VideoTextDataModule, split: str = "test"
+) -> EvaluationResult:
+    """Return both directions' metrics and ranks of a model on a split.
+
+    `data` is a data set's name, which takes the model's own settings and tokenizer, or a
+    datamodule.
+    """
+    from tvr_bench.training import build_tester
+
+    if split not in ("val", "test"):
+        raise UserError(f"split '{split}' is not evaluated; choose val or test")
+    cfg = model.cfg
+    if isinstance(data, str):
+        cfg = _with_data(cfg, data)
+        data = dataset_class(data)(cfg, tokenizer=model.tokenizer)
+    data.prepare([split])
+    block = (cfg.eval.block[0], cfg.eval.block[1])
+    evaluation = RetrievalEvaluation(block, cfg.eval.max_matrix_gb)
+    tester = build_tester(cfg, [evaluation])
+    run = tester.test if split == "test" else tester.validate
+    run(model, data, verbose=False)
+    return evaluation.results[split]
+
+
+def _with_data(cfg: Config, name: str) -> Config:
+    """Return `cfg` with another data set; how a clip is read stays what the model learned."""
+    if name == cfg.data.name:
+        return cfg
+    changed: Any = OmegaConf.create(OmegaConf.to_container(cast(Any, cfg), resolve=True))
+    changed.data = load([f"data={name}"]).data
+    OmegaConf.set_readonly(changed, True)
+    return cast(Config, changed)

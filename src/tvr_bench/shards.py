@@ -1,0 +1,194 @@
+"""Expensive work as pure functions over shards: parallel, visible, resumable.
+
+A shard names one output file and the items that go into it. A shard whose output exists is done,
+so a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Work: TypeAlias = "Callable[[Shard, Callable[[], None]], None]"
+_LOG_EVERY_S = 20.0  # a log file gets a line this often instead of a moving bar
+_counter: Synchronized[int] | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One output file and the items it is made from."""
+
+    output: Path
+    items: tuple[Any, ...]
+
+
+def run_shards(
+    title: str, shards: Sequence[Shard], work: Work, *, workers: int = 0, unit: str = "video"
+) -> None:
+    """Run `work(shard, tick)` for every shard whose output is missing.
+
+    `work` is a module-level function (or a partial of one); it writes `shard.output` through
+    `atomic_path` and calls `tick()` after each item. `workers` is the number of processes, 0 for
+    this one. The first error of any shard is raised after the running ones have stopped.
+    """
+    todo = [s for s in shards if not s.output.exists()]
+    if not todo:
+        return
+    total = sum(len(s.items) for s in todo)
+    with _progress(title, total, unit) as update:
+        if workers <= 1:
+            _run_here(todo, work, update)
+        else:
+            _run_pool(todo, work, min(workers, len(todo)), update)
+
+
+def _run_here(shards: Sequence[Shard], work: Work, update: Callable[[int], None]) -> None:
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        update(done)
+
+    for shard in shards:
+        work(shard, tick)
+
+
+def _run_pool(
+    shards: Sequence[Shard], work: Work, workers: int, update: Callable[[int], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
+    counter = context.Value("q", 0)
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (counter,))
+        try:
+            pending: set[Future[None]] = {pool.submit(_work_in_pool, work, s) for s in shards}
+            while pending:
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                update(counter.value)
+                for future in finished:
+                    future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let workers start with one thread each: two libraries with two threads thrash two cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _start_worker(counter: Synchronized[int]) -> None:
+    global _counter
+    _counter = counter
+
+
+def _work_in_pool(work: Work, shard: Shard) -> None:
+    counter = _counter
+    assert counter is not None
+
+    def tick() -> None:
+        with counter.get_lock():
+            counter.value += 1
+
+    work(shard, tick)
+
+
+class _RateColumn(ProgressColumn):
+    """Items per second since the start, so a burst of short items does not mislead."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        rate = task.completed / task.elapsed if task.elapsed else 0.0
+        return Text(f"{rate:.1f} {self.unit}s/s")
+
+
+@contextmanager
+def _progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    console = Console(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        _RateColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    with progress:
+        task = progress.add_task(title, total=total)
+        lines = _LogLines(console, title, total, unit, progress.get_time())
+
+        def update(done: int) -> None:
+            progress.update(task, completed=done)
+            if not console.is_terminal:
+                lines.update(progress.get_time(), done)
+
+        yield update
+        if not console.is_terminal:
+            lines.print(progress.get_time())
+
+
+class _LogLines:
+    """The same progress as plain lines, for a log file or CI."""
+
+    def __init__(self, console: Console, title: str, total: int, unit: str, now: float) -> None:
+        self.console, self.title, self.total, self.unit = console, title, total, unit
+        self.start = self.last = now
+        self.done = 0
+
+    def update(self, now: float, done: int) -> None:
+        self.done = done
+        if now - self.last >= _LOG_EVERY_S:
+            self.last = now
+            self.print(now)
+
+    def print(self, now: float) -> None:
+        seconds = max(now - self.start, 1e-9)
+        rate = self.done / seconds
+        left = (
+            f", {(self.total - self.done) / rate:.0f} s left" if 0 < self.done < self.total else ""
+        )
+        self.console.print(
+            f"{self.title}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s, "
+            f"{seconds:.0f} s{left}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))

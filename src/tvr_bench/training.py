@@ -1,0 +1,148 @@
+"""A Lightning Trainer from a configuration."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from tvr_bench.config import Config
+from tvr_bench.errors import UserError
+from tvr_bench.progress import LogLineProgress, terminal
+
+MONITOR = "val/R@1_mean"  # mean of both directions; the checkpoint is chosen on validation
+
+
+def precision(cfg: Config) -> str:
+    """Return Lightning's name of the precision; `auto` is bf16 where the hardware has it."""
+    names = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    if cfg.trainer.precision != "auto":
+        return names[cfg.trainer.precision]
+    on_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+    fast = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
+    return names["bf16" if fast else "32"]
+
+
+def seed(cfg: Config) -> None:
+    """Fix every random number and the number of threads, which orders floating-point sums."""
+    threads = cfg.trainer.threads or max(1, len(os.sched_getaffinity(0)) // _processes(cfg))
+    torch.set_num_threads(threads)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def build_trainer(cfg: Config, run_dir: Path, callbacks: list[Callback]) -> pl.Trainer:
+    """Return the trainer of a run; its checkpoints and logs go to `run_dir`."""
+    _quiet()
+    _check_devices(cfg)
+    trainer = cfg.trainer
+    every = {"val_check_interval": cfg.eval.every, "check_val_every_n_epoch": 1}
+    if cfg.eval.every >= 1:
+        every = {"val_check_interval": 1.0, "check_val_every_n_epoch": int(cfg.eval.every)}
+    return pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        strategy="ddp_find_unused_parameters_true" if trainer.devices > 1 else "auto",
+        precision=precision(cfg),  # type: ignore[arg-type]
+        max_epochs=trainer.epochs if trainer.steps is None else -1,
+        max_steps=trainer.steps or -1,
+        gradient_clip_val=cfg.optim.clip or None,
+        use_distributed_sampler=False,  # the datamodule shares out; Lightning's sampler pads
+        deterministic="warn" if trainer.deterministic else False,
+        log_every_n_steps=trainer.log_every,
+        callbacks=[*callbacks, *_checkpoints(cfg, run_dir), *_progress(cfg)],
+        logger=_loggers(cfg, run_dir),
+        fast_dev_run=trainer.smoke,
+        enable_progress_bar=terminal(),  # else Lightning adds its own beside the plain lines
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+        **every,  # type: ignore[arg-type]
+    )
+
+
+def build_tester(cfg: Config, callbacks: list[Callback]) -> pl.Trainer:
+    """Return a trainer that only tests, on one device, and writes nothing."""
+    _quiet()
+    return pl.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=1,
+        precision=precision(cfg),  # type: ignore[arg-type]
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _processes(cfg: Config) -> int:
+    return cfg.trainer.devices if cfg.trainer.accelerator != "gpu" else 1
+
+
+def _check_devices(cfg: Config) -> None:
+    wanted, found = cfg.trainer.devices, torch.cuda.device_count()
+    if cfg.trainer.accelerator == "gpu" and found < wanted:
+        raise UserError(
+            f"trainer.devices={wanted} GPUs asked for and {found} found; lower it or set "
+            "trainer.accelerator=cpu"
+        )
+    if cfg.trainer.accelerator == "auto" and 0 < found < wanted:
+        raise UserError(f"trainer.devices={wanted} asked for and {found} GPUs found; lower it")
+
+
+def _checkpoints(cfg: Config, run_dir: Path) -> list[Callback]:
+    best = ModelCheckpoint(
+        run_dir / "checkpoints",
+        filename="best",
+        monitor=MONITOR,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    return [best, *([LearningRateMonitor("step")] if cfg.log.csv or cfg.log.tensorboard else [])]
+
+
+def _progress(cfg: Config) -> list[Callback]:
+    return [RichProgressBar() if terminal() else LogLineProgress()]
+
+
+def _loggers(cfg: Config, run_dir: Path) -> list[Logger]:
+    loggers: list[Logger] = []
+    if cfg.log.csv:
+        loggers.append(CSVLogger(run_dir, name="", version="csv"))
+    if cfg.log.tensorboard:
+        loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
+    return loggers
+
+
+def _quiet() -> None:
+    import logging
+
+    # Lightning's advice about workers and its device banner say nothing about this run
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
+        warnings.filterwarnings("ignore", pattern)
+    warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
+
+
+def best_or_last(trainer: pl.Trainer, selection: str) -> dict[str, Any] | None:
+    """Return the state dict that `selection` names; None keeps the weights as they are."""
+    callback = trainer.checkpoint_callback
+    if selection == "last" or not isinstance(callback, ModelCheckpoint):
+        return None
+    if not callback.best_model_path:
+        return None
+    loaded = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = loaded["state_dict"]
+    return state

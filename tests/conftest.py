@@ -1,0 +1,83 @@
+"""Fixtures of the whole suite: tiny videos, and settings of runs that take seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from media.make_clips import make_clip
+
+# The smallest towers and the fewest frames: what is tested is that a run is right, not good.
+TINY_MODEL = (
+    "backbone.width=16",
+    "backbone.heads=2",
+    "backbone.layers=1",
+    "backbone.text_layers=1",
+    "video.frames=3",
+    "video.size=[32,48]",
+    "text.words=24",
+    "text.vocab=400",
+)
+TINY_RUN = (
+    "ocr.enabled=false",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+    "trainer.threads=1",
+    "trainer.prepare_workers=0",
+    "trainer.batch_size=8",
+    "eval.batch_size=8",
+    "trainer.steps=3",
+    "log.tensorboard=false",
+    "run.picture=false",
+)
+TINY_SIGNVID = ("data.preset=tiny", "data.train=16", "data.val=16", "data.test=16")
+
+
+@pytest.fixture
+def tiny_video(tmp_path: Path) -> Callable[..., Path]:
+    """Make a small real video file under `tmp_path` and return its path."""
+
+    def make(
+        name: str,
+        seconds: float = 2,
+        fps: int = 10,
+        size: tuple[int, int] = (96, 64),
+        codec: str = "libx264",
+        **keywords: Any,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return make_clip(path, codec, round(seconds * fps), fps, size, **keywords)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one cache for all tests, so that the same videos are rendered once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_settings(shared_cache: Path, tmp_path: Path) -> list[str]:
+    """Return settings of a run on a few SignVid videos that leaves its files in `tmp_path`."""
+    places = (
+        f"paths.cache={shared_cache}",
+        f"run.root={tmp_path / 'runs'}",
+        f"run.leaderboard={tmp_path}",
+    )
+    return [*TINY_MODEL, *TINY_RUN, *TINY_SIGNVID, *places]
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    """Undo what a run does to the number of threads, so that no test depends on another."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

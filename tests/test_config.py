@@ -1,0 +1,285 @@
+"""Configuration: layers, the schema, and one line for everything a person can get wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import ReadonlyConfigError
+
+from tvr_bench import config
+from tvr_bench.cli import main
+from tvr_bench.errors import UserError
+
+# settings | what the message must name: the key, and the nearest valid name or the allowed values
+MISTAKES = {
+    # a key that does not exist
+    "optm.lr=1": ["optm.lr", "'optim.lr'"],
+    "optim.lrr=1": ["optim.lrr", "'optim.lr'"],
+    "trainer.wrokers=1": ["trainer.wrokers", "'trainer.workers'"],
+    "sed=1": ["'sed'", "'seed'"],
+    "lr=3": ["'lr'", "'optim.lr'"],
+    "backbone.lr=3": ["backbone.lr", "'optim.lr'"],
+    "model.taau=5": ["model.taau", "'model.tau'"],
+    "data.presett=tiny": ["data.presett", "'data.preset'"],
+    "optim.lr.x=1": ["optim.lr.x", "'optim.lr'"],
+    "optim.betas.0=0.5": ["optim.betas.0", "'optim.betas'"],
+    "optim..lr=3": ["optim..lr", "'optim.lr'"],
+    "optim={lrr: 1}": ["optim.lrr", "'optim.lr'"],
+    "rules.seed=x": ["rules.seed", "seed'"],
+    "a.b.c.d=3": ["a.b.c.d", "tvr-bench config"],
+    # a value of the wrong type
+    "optim.lr=fast": ["optim.lr", "fast"],
+    "optim.lr=null": ["optim.lr", "None"],
+    "optim.lr=": ["optim.lr", "None"],
+    "optim.lr=true": ["optim.lr", "True"],
+    "optim.lr=[1,2]": ["optim.lr", "[1, 2]"],
+    "optim.lr=3,4": ["optim.lr", "3,4"],
+    "optim.betas=0.9": ["optim.betas", "0.9"],
+    "optim.betas=[0.9]": ["optim.betas", "length"],
+    "video.frames=1.5": ["video.frames", "1.5"],
+    "video.frames=two": ["video.frames", "two"],
+    "video.size=224": ["video.size", "224"],
+    "video.size=[1,2,3]": ["video.size", "length"],
+    "ocr.enabled=maybe": ["ocr.enabled", "maybe"],
+    "trainer.devices=two": ["trainer.devices", "two"],
+    "seed=abc": ["seed", "abc"],
+    "seed=1.5": ["seed", "1.5"],
+    "model.tau=a": ["model.tau", "'a'"],
+    "run.picture=maybe": ["run.picture", "maybe"],
+    "data.train=many": ["data.train", "many", ">= 4"],
+    "optim=3": ["'optim'", "section", "optim.lr"],
+    "video=null": ["'video'", "section", "video.frames"],
+    # a value that makes no sense
+    "optim.lr=-1": ["optim.lr", "> 0"],
+    "optim.lr=0": ["optim.lr", "> 0"],
+    "optim.lr=nan": ["optim.lr", "> 0"],
+    "optim.lr=inf": ["optim.lr", "> 0"],
+    "optim.warmup=2": ["optim.warmup", "0..1"],
+    "optim.betas=[2,3]": ["optim.betas", "0..0.9"],
+    "video.frames=0": ["video.frames", ">= 1"],
+    "video.size=[0,224]": ["video.size", ">= 1"],
+    "video.codec=rw": ["video.codec", "'raw'", "jpeg"],
+    "text.words=1": ["text.words", ">= 3"],
+    "ocr.engine=rapid": ["ocr.engine", "'rapidocr'", "easyocr"],
+    "ocr.xi=0": ["ocr.xi", "> 0"],
+    "ocr.min_score=1.5": ["ocr.min_score", "0..1"],
+    "backbone.name=clip_vit_b31": ["backbone.name", "'clip_vit_b32'"],
+    "trainer.devices=0": ["trainer.devices", ">= 1"],
+    "trainer.batch_size=1": ["trainer.batch_size", ">= 2"],
+    "trainer.precision=64": ["trainer.precision", "bf16"],
+    "trainer.accelerator=tpu": ["trainer.accelerator", "gpu"],
+    "trainer.steps=0": ["trainer.steps", ">= 1"],
+    "eval.selection=best_test": ["eval.selection", "'best_val'"],
+    "eval.block=[0,1]": ["eval.block", ">= 1"],
+    "seed=-1": ["seed", "0.."],
+    "seed=99999999999": ["seed", "0.."],
+    "model.ctcd=cleu": ["model.ctcd", "'clue'"],
+    "data.preset=tinny": ["data.preset", "'tiny'"],
+    "data.test=3": ["data.test", ">= 4"],
+    # a name that does not exist
+    "model=tcrd": ["'tcrd'", "'tcard'", "meanpool"],
+    "model.name=tcrd": ["'tcrd'", "'tcard'"],
+    "model=": ["model.name"],
+    "data=signvd": ["'signvd'", "'signvid'", "csv"],
+    # not a setting at all
+    "optim.lr": ["'optim.lr'", "key=value"],
+    "=3": ["'=3'", "key=value"],
+    "optim.lr=[": ["cannot read"],
+    "optim.betas[0]=1": ["optim.betas[0]=1", "key=value"],
+    "optim.lr=${nothing}": ["optim.lr", "nothing"],
+    "run.root=${oc.env:NO_SUCH_VARIABLE_HERE}": ["run.root", "NO_SUCH_VARIABLE_HERE"],
+    "seed=???": ["seed", "no value"],
+}
+
+# content of a user's file | what the message must name
+BAD_FILES = {
+    "- 1\n- 2\n": ["seed: 1"],
+    "3\n": ["not readable YAML"],
+    "optim:\n  lr: [\n": ["not readable YAML", "line 3"],
+    "\tseed: 1\n": ["not readable YAML", "line 1"],
+    "seed: 1\nseed: 2\n": ["duplicate key seed"],
+    "seed: 1\n---\nseed: 2\n": ["single document"],
+    "optim:\n": ["'optim'", "optim.lr"],
+    "data: [a]\n": ["'data'", "data.name"],
+    "model: tcrd\n": ["'tcrd'", "'tcard'"],
+    "model:\n  name: tcard\n  taau: 1\n": ["model.taau", "'model.tau'"],
+    "1: 2\n": ["'1'"],
+    "seed: ${nothing}\n": ["seed", "nothing"],
+    "seed: !!python/object/apply:os.system ['exit 1']\n": ["not readable YAML"],
+    "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+    "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n": ["limit"],
+    b"\xff\xfe\x00": ["not readable YAML"],
+    b"seed: 1\n# " + b"x" * 1_100_000: ["1 MB"],
+}
+
+
+def _values(cfg: Any) -> Any:
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_what_to_write(
+    mistake: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", "model=tcard", mistake]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("tvr-bench: ") and printed.err.count("\n") == 1
+    for expected in MISTAKES[mistake]:
+        assert expected in printed.err
+
+
+@pytest.mark.parametrize("content", BAD_FILES, ids=lambda content: repr(content[:20]))
+def test_a_bad_file_is_one_line_that_names_it(
+    content: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert main(["config", "--config", str(file)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    for expected in BAD_FILES[content]:
+        assert expected in printed
+
+
+@pytest.mark.parametrize("name", ["none.yaml", ".", "no/such/folder/x.yaml"])
+def test_a_file_that_is_not_there(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--config", str(tmp_path / name)]) == 2
+    assert f"{tmp_path / name} does not exist" in capsys.readouterr().err
+
+
+def test_a_mistake_is_answered_without_loading_torch() -> None:
+    code = (
+        "import sys; from tvr_bench.cli import main\n"
+        "codes = [main(['bench', word]) for word in ('model=tcrd', 'optm.lr=1', 'seed=-1')]\n"
+        "codes += [main(['config']), main(['bench', '--config', 'none.yaml'])]\n"
+        "heavy = {'torch', 'pytorch_lightning', 'numpy', 'pandas', 'av'} & set(sys.modules)\n"
+        "sys.exit(f'{codes} {heavy}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[2, 2, 2, 0, 2] set()"
+    assert "Traceback" not in done.stderr
+
+
+def _schema_keys(schema: Any, prefix: str = "") -> set[str]:
+    keys = set()
+    hints = get_type_hints(schema)
+    for entry in fields(schema):
+        kind = hints[entry.name]
+        if is_dataclass(kind):
+            keys |= _schema_keys(kind, f"{prefix}{entry.name}.")
+        else:
+            keys.add(f"{prefix}{entry.name}")
+    return keys
+
+
+def _yaml_keys(node: dict[str, Any], prefix: str = "") -> set[str]:
+    keys = set()
+    for key, value in node.items():
+        inside = isinstance(value, dict) and f"{prefix}{key}" not in ("data", "model")
+        keys |= _yaml_keys(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}"}
+    return keys
+
+
+def test_base_yaml_has_the_keys_of_the_schema_and_rules_for_known_keys() -> None:
+    base = yaml.safe_load((config.CONFIG_ROOT / "base.yaml").read_text())
+    rules = base.pop("rules")
+    keys = _schema_keys(config.Config)
+    assert _yaml_keys(base) == keys
+    assert set(rules) <= keys
+
+
+@pytest.mark.parametrize("kind", ["model", "data"])
+def test_every_file_of_a_model_or_data_set_loads_and_keeps_its_own_rules(kind: str) -> None:
+    for name in config.names(kind):
+        cfg = config.load([f"{kind}={name}"])
+        assert getattr(cfg, kind).name == name
+        text = (config.CONFIG_ROOT / kind / f"{name}.yaml").read_text()
+        for key in yaml.safe_load(text).get("rules", {}):
+            assert OmegaConf.select(cfg, key, throw_on_missing=True) is not None or (
+                key.startswith(f"{kind}.")
+            )
+
+
+def test_later_layers_win() -> None:
+    base = config.load()
+    assert (base.data.name, base.trainer.epochs, base.text.words) == ("signvid", 30, 32)
+    assert config.load(["data=csv"]).trainer.epochs == 5
+    assert config.load(["trainer.epochs=7"]).trainer.epochs == 7
+
+
+def test_a_users_file_lies_between_the_data_set_and_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_bytes(b"\xef\xbb\xbfmodel: meanpool\r\ntrainer:\r\n  epochs: 9\r\n  workers: 2\r\n")
+    cfg = config.load(["trainer.workers=1"], file)
+    assert (cfg.model.name, cfg.trainer.epochs, cfg.trainer.workers) == ("meanpool", 9, 1)
+    assert config.load(["model=tcard"], file).model.name == "tcard"
+
+
+def test_settings_may_stand_in_any_order_and_the_last_one_wins() -> None:
+    assert config.load(["model.tau=2", "model=tcard"]).model.tau == 2
+    assert config.load(["seed=1", "seed=2"]).seed == 2
+    with pytest.raises(UserError, match="keep one of them"):
+        config.load(["optim=3", "optim.lr=3"])
+
+
+def test_values_have_the_types_of_the_schema() -> None:
+    cfg = config.load(["optim.lr=3e-4", "video.size=[32,48]", "ocr.enabled=no", "run.name=12"])
+    assert cfg.optim.lr == 3e-4 and isinstance(cfg.optim.lr, float)
+    assert tuple(cfg.video.size) == (32, 48)
+    assert cfg.ocr.enabled is False
+    assert cfg.run.name == "12"
+    assert config.load(["trainer.precision=32"]).trainer.precision == "32"
+    assert config.load(["run.name="]).run.name is None
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    cfg = config.load()
+    with pytest.raises(ReadonlyConfigError):
+        cfg.seed = 3
+    with pytest.raises(ReadonlyConfigError):
+        cfg.optim.lr = 3.0
+
+
+@pytest.mark.parametrize("data", config.names("data"))
+@pytest.mark.parametrize("model", config.names("model"))
+def test_the_resolved_yaml_reads_back_to_the_same_configuration(
+    model: str, data: str, tmp_path: Path
+) -> None:
+    cfg = config.load([f"model={model}", f"data={data}", "run.name=a b", "optim.lr=1e-5"])
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(cfg))
+    again = config.load(file=file)
+    assert _values(again) == _values(cfg)
+    assert config.to_yaml(again) == config.to_yaml(cfg)
+
+
+_NUMBERS = st.floats(1e-9, 1e9) | st.integers(1, 2**31)
+
+
+@settings(max_examples=20, deadline=None)
+@given(lr=_NUMBERS, seed=st.integers(0, 2**32 - 1), name=st.text(min_size=1, max_size=20))
+def test_any_value_survives_the_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, lr: float, seed: int, name: str
+) -> None:
+    file = tmp_path_factory.mktemp("round") / "config.yaml"
+    file.write_text(yaml.safe_dump({"optim": {"lr": lr}, "seed": seed, "run": {"root": name}}))
+    try:
+        cfg = config.load(file=file)
+    except UserError:  # such as "${" or "???", which have a meaning of their own
+        return
+    file.write_text(config.to_yaml(cfg), encoding="utf-8")
+    again = config.load(file=file)
+    assert _values(again) == _values(cfg)
+    assert (again.optim.lr, again.seed) == (lr, seed)
