@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     parser.add_argument("--workers", type=int, default=2, help="processes for the wall clock")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
-    for name, value in (("windows", 4), ("reads", 2), ("stride", 2), ("side", 128)):
+    for name, value in (("windows", 4), ("reads", 2), ("stride", 2), ("side", 192)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     spec = WindowSpec(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,8 @@ from tvr_bench.registry import dataset_class, model_class
 from tvr_bench.report import SPLIT, draw_picture, make_record, print_result
 from tvr_bench.runs import CONFIG_FILE, LEDGER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
+
 
 def bench(cfg: Config, command: str = "") -> Record | None:
     """Train and test one model; return its record, on the first rank, else None.
@@ -35,14 +39,18 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     started = time.perf_counter()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     run_dir = open_run(cfg)
-    data = dataset_class(cfg.data.name)(cfg, ledger=Ledger(run_dir / LEDGER_FILE))
+    first = not training.local_rank()
+    ledger = Ledger(run_dir / LEDGER_FILE if first else None)
+    data = dataset_class(cfg.data.name)(cfg, ledger=ledger)
     data.prepare()
     assert data.tokenizer is not None
-    save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
+    if first:
+        save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
     training.seed(cfg)  # after the caches: whether they were full must not change a number
     model = model_class(cfg.model.name)(cfg)
     model.tokenizer = data.tokenizer
-    console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
+    if first:
+        console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
 
     evaluation = RetrievalEvaluation(
         (cfg.eval.block[0], cfg.eval.block[1]), cfg.eval.max_matrix_gb, keep_features=True
@@ -81,14 +89,23 @@ def bench(cfg: Config, command: str = "") -> Record | None:
 
 
 def open_run(cfg: Config) -> Path:
-    """Return the run's folder with its configuration in it, new or to be continued."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = cfg.run.name or f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
+    """Return the run's folder with its configuration in it, new or to be continued.
+
+    The configuration is kept without the run's name, so that repeating it makes a new run.
+    """
+    name = cfg.run.name or _new_name(cfg)
+    if not re.fullmatch(_NAME, name):
+        raise UserError(
+            f"run.name={name!r} is impossible; use letters, digits, '_', '-' and '.' (not first)"
+        )
     run_dir = Path(cfg.run.root) / name
+    if training.local_rank():  # the first rank has made it
+        return run_dir
     if (run_dir / RECORD_FILE).exists():
         raise UserError(f"run {run_dir} is finished; choose another run.name or remove its folder")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path, text = run_dir / CONFIG_FILE, to_yaml(cfg)
+    _make_folder(run_dir, "run.root")
+    _make_folder(Path(cfg.paths.cache), "paths.cache")
+    path, text = run_dir / CONFIG_FILE, to_yaml(cfg, without=("run.name",))
     if path.exists() and path.read_text() != text:
         raise UserError(
             f"run {run_dir} was begun with other settings; choose another run.name, or repeat it "
@@ -97,6 +114,23 @@ def open_run(cfg: Config) -> Path:
     atomic_write(path, text)
     (run_dir / LEDGER_FILE).unlink(missing_ok=True)
     return run_dir
+
+
+def _new_name(cfg: Config) -> str:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    name = f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
+    if cfg.trainer.devices == 1:
+        return name
+    return os.environ.setdefault("TVR_RUN_NAME", name)  # the ranks that this one starts share it
+
+
+def _make_folder(path: Path, key: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {path}: {error.strerror}; choose another {key}"
+        ) from error
 
 
 def fit(

@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest = parser.parse_known_args(arguments)
         words = _settings_only(rest)
         if words and not hasattr(options, "settings"):
-            raise UserError(f"'{words[0]}' is one argument too many; see `tvr-bench COMMAND --help`")
+            raise UserError(
+                f"'{words[0]}' is one argument too many; see `tvr-bench COMMAND --help`"
+            )
         options.settings = [*getattr(options, "settings", []), *words]
         command: Callable[[argparse.Namespace], int] = options.run
         return command(options)

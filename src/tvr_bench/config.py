@@ -212,9 +212,15 @@ def load(overrides: Sequence[str] = (), file: Path | None = None) -> Config:
     return cast(Config, merged)
 
 
-def to_yaml(config: Config) -> str:
-    """Return the configuration as YAML that `load(file=...)` reads back to the same values."""
-    return OmegaConf.to_yaml(config, resolve=True)
+def to_yaml(config: Config, without: Sequence[str] = ()) -> str:
+    """Return the configuration as YAML that `load(file=...)` reads back to the same values.
+
+    The keys of `without` are null in it.
+    """
+    copy: Any = OmegaConf.create(OmegaConf.to_container(cast(Any, config), resolve=True))
+    for key in without:
+        OmegaConf.update(copy, key, None)
+    return OmegaConf.to_yaml(copy)
 
 
 def _resolve(config: Any) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 _PROBE = 64 * 1024  # bytes read from each end of a file for its fingerprint
+_STALE_S = 3600.0  # a temporary file that nobody wrote to for so long belongs to a killed process
 
 
 @contextmanager
@@ -33,6 +35,15 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     """Write `data` to `path` so that a reader sees the old file or the new one, never a part."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder` an hour ago or earlier."""
+    before = time.time() - _STALE_S
+    for path in folder.glob(".*.tmp*"):
+        with suppress(FileNotFoundError):  # another process may have been quicker
+            if path.stat().st_mtime < before:
+                path.unlink()
 
 
 def settings_hash(settings: Any, digits: int = 16) -> str:

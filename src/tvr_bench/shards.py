@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from tvr_bench.files import remove_stale
 
 Work: TypeAlias = "Callable[[Shard, Callable[[], None]], None]"
 _LOG_EVERY_S = 20.0  # a log file gets a line this often instead of a moving bar
@@ -55,6 +58,8 @@ def run_shards(
     todo = [s for s in shards if not s.output.exists()]
     if not todo:
         return
+    for folder in {s.output.parent for s in todo}:
+        remove_stale(folder)
     total = sum(len(s.items) for s in todo)
     with _progress(title, total, unit) as update:
         if workers <= 1:
@@ -109,6 +114,15 @@ def _one_thread_each() -> Iterator[None]:
 def _start_worker(counter: Synchronized[int]) -> None:
     global _counter
     _counter = counter
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent was killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work_in_pool(work: Work, shard: Shard) -> None:

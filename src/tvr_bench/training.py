@@ -71,6 +71,11 @@ def build_trainer(cfg: Config, run_dir: Path, callbacks: list[Callback]) -> pl.T
     )
 
 
+def local_rank() -> int:
+    """Return which process of this machine this is, 0 for the one that a person started."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def build_tester(cfg: Config, callbacks: list[Callback]) -> pl.Trainer:
     """Return a trainer that only tests, on one device, and writes nothing."""
     _quiet()

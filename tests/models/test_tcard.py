@@ -100,7 +100,7 @@ def test_each_distinct_caption_is_encoded_once(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("loss", ["joint", "branch", "both"])
 def test_training_scores_follow_the_loss_key(loss: str) -> None:
-    model = _model(loss=loss)
+    model = _model(loss=loss, frame_loss=0.0)
     text, video = _encode(model, _batch())
     parts = ["text-video", "text-ocr", "text-hybrid"]
     expected = {"joint": ["score"], "branch": parts, "both": ["score", *parts]}[loss]
@@ -108,6 +108,28 @@ def test_training_scores_follow_the_loss_key(loss: str) -> None:
     assert list(scores) == expected
     if "score" in scores:
         assert torch.allclose(scores["score"], model.similarity(text, video))
+
+
+def test_plain_frames_get_a_weighted_loss_but_no_say_in_the_score() -> None:
+    model = _model(frame_loss=3.0)
+    text, video = _encode(model, _batch())
+    scores = model.training_scores(text, video)
+    means = video["frames"].mean(1)
+    expected = nn.functional.cosine_similarity(text["text"][:, None], means[None], dim=-1)
+    assert torch.allclose(scores["frames"], expected, atol=1e-6)
+    assert model.loss_weights == {"frames": 3.0}
+    assert "frames" not in model.score_parts(text, video)
+
+
+def test_co_attention_with_gain_zero_starts_by_adding_nothing() -> None:
+    model, without = _model(coattention_gain=0.0), _model(coattention=False)
+    text, video = _encode(model, _batch())
+    plain = nn.functional.layer_norm(video["frames"], (16,))
+    # LN(w v) = LN(v) but for its epsilon, so what is left is the mean of the normed frames
+    expected = nn.functional.cosine_similarity(text["text"][:, None], plain.mean(1)[None], dim=-1)
+    got = model.score_parts(text, video)["text-video"]
+    assert torch.allclose(got, expected, atol=1e-3)
+    assert not torch.allclose(got, without.score_parts(text, video)["text-video"], atol=1e-3)
 
 
 def test_a_video_without_scene_text_has_text_ocr_zero_and_a_mean_over_three() -> None:

@@ -48,8 +48,8 @@ class Items:
         for i, query in enumerate(split.queries):
             queries_of[position[query.clip_id]].append(i)
         readable = [i for i, clip in enumerate(split.clips) if clip.id in frames]
-        ocr = _encode_windows(windows, tokenizer) if windows else (None, None)
-        return Items(split, frames, ids, mask, *ocr, readable, queries_of)
+        ocr_ids, ocr_mask = _encode_windows(windows, tokenizer) if windows else (None, None)
+        return Items(split, frames, ids, mask, ocr_ids, ocr_mask, readable, queries_of)
 
     def groups(self, whole: bool) -> list[list[int]]:
         """Return clip positions that belong in one batch; each clip alone if not `whole`."""

@@ -9,7 +9,6 @@ from torch.utils.data import Sampler
 
 from tvr_bench.errors import UserError
 
-
 Pick = tuple[int, int]  # (epoch, clip position): workers need no state to know the epoch
 
 

@@ -32,7 +32,7 @@ _SHORT = 144  # pixels: lines up to here are not squeezed
 _SURE = 0.9  # least character probability of a line that needs no second reading
 _JUNK = 0.3  # scores up to here deserve none
 _SPACE = 0.1
-_THRESHOLD = 0.2  # of the text probability map
+_THRESHOLD = 0.3  # of the text probability map
 _BOX_SCORE = 0.4  # mean probability inside a box
 _UNCLIP = 1.6
 _MIN_SIDE = 3.0  # of a box on the probability map, pixels
@@ -110,7 +110,7 @@ class Engine(LineReader):
         if not len(steps):
             return _Reading("", 0.0, 0.0)
         text, before = "", 0
-        for step in steps:
+        for step in steps.tolist():
             if probabilities[before:step, self._space].max(initial=0.0) > _SPACE:
                 text += " "
             text += self._characters[self._keep[best[step]]]

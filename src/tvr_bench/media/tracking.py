@@ -56,7 +56,7 @@ class Track:
         return next((s for s in self.sightings if s.frame == frame), None)
 
 
-def frames_to_detect(frames: Sequence[np.ndarray], stride: int) -> list[int]:
+def frames_to_detect(frames: np.ndarray | Sequence[np.ndarray], stride: int) -> list[int]:
     """Return the frames, uint8 [H, W, 3], that the detector has to see.
 
     Those are every `stride`-th and the first after a cut, less those that look in each of their
@@ -84,7 +84,7 @@ class Tracker:
     the frames on either side of its sightings, without a detector.
     """
 
-    def __init__(self, frames: Sequence[np.ndarray]) -> None:
+    def __init__(self, frames: np.ndarray | Sequence[np.ndarray]) -> None:
         self.tracks: list[Track] = []
         height, width = frames[0].shape[:2] if len(frames) else (1, 1)
         self._scale = min(1.0, _LONGEST / max(height, width))

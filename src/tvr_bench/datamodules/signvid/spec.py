@@ -24,8 +24,8 @@ class Sizes:
 
 
 PRESETS = {
-    "tiny": Sizes(train=64, val=32, test=32),
-    "small": Sizes(train=1600, val=96, test=256),
+    "tiny": Sizes(train=80, val=32, test=32),
+    "small": Sizes(train=2000, val=96, test=256),
     "base": Sizes(train=20000, val=1000, test=2000),
 }
 

@@ -6,6 +6,7 @@ B batch, F frames, P patches, L words, D width of the joint space.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +54,14 @@ class ClipBackbone(nn.Module):
             self.clip = CLIPModel.from_pretrained(where, use_safetensors=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise missing(name, where, error) from error
-        side = self.clip.config.vision_config.image_size
+        config: Any = self.clip.config
+        side = config.vision_config.image_size
         if tuple(size) != (side, side):
             raise UserError(
                 f"backbone {name} sees {side}x{side} pixels, not {size[0]}x{size[1]}; "
                 f"set video.size=[{side},{side}]"
             )
-        self.dim = int(self.clip.config.projection_dim)
+        self.dim = int(config.projection_dim)
         self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 

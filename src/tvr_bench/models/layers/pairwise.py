@@ -157,7 +157,9 @@ class PairwiseHead(nn.Module):
     def _block(self, text: Features, frames: Stream, ocr: Stream) -> Tensor:
         """Return the matchings of a block, [parts, M, N], in the order of `weights`."""
         by_frame, by_window = self._factors(text, frames), self._factors(text, ocr)
-        scores = {}
+        scores: dict[str, Tensor] = {}
+        seen: FactoredTokens | FormedTokens
+        read: FactoredTokens | FormedTokens
         if self.fast:
             seen = _factored(frames, by_frame, by_window)
             read = _factored(ocr, by_window, by_frame)
@@ -165,9 +167,9 @@ class PairwiseHead(nn.Module):
                 clue = self.distil.factored(seen, read, frames.open, ocr.open)
                 scores[HYBRID] = pair_cosine(text["text"], clue)
         else:
-            seen, read, clue = self._form(frames, ocr, by_frame, by_window)
-            if clue is not None:
-                scores[HYBRID] = pair_cosine(text["text"], clue)
+            seen, read, formed = self._form(frames, ocr, by_frame, by_window)
+            if formed is not None:
+                scores[HYBRID] = pair_cosine(text["text"], formed)
         if VIDEO in self.weights:
             scores[VIDEO] = self._match(VIDEO, text, seen, frames)
         if OCR in self.weights:
