@@ -66,7 +66,8 @@ def report(found: dict[str, list[Path]]) -> str:
         "",
         f"{first.data.train_clips} training videos, gallery of {first.data.clips}, "
         f"{first.data.queries} queries; mean of {max(map(len, records.values()))} seeds +- "
-        "standard deviation, in percent; in brackets a 95 % bootstrap interval over groups of videos. "
+        "standard deviation, in percent; in brackets a 95 % bootstrap interval over groups of "
+        "videos. "
         f"{first.env['cpu']}, {first.env['cores']} cores. Made by `benchmarks/signvid.py`.",
         "",
         "| model | T2V R@1 | R@5 | R@10 | V2T R@1 | training s | whole run s | peak GB |",

@@ -62,7 +62,8 @@ def evaluate(
     cfg = model.cfg
     if isinstance(data, str):
         cfg = _with_data(cfg, data)
-        data = dataset_class(data)(cfg, tokenizer=model.tokenizer)
+        data = dataset_class(data)(cfg)
+    data.tokenizer = data.tokenizer or model.tokenizer
     data.prepare([split])
     block = (cfg.eval.block[0], cfg.eval.block[1])
     evaluation = RetrievalEvaluation(block, cfg.eval.max_matrix_gb)

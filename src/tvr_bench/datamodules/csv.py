@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ _COLUMNS = ("video", "caption", "split")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the file: a video (as written), one caption of it, and its split."""
+    """One line of the file: a video (its path, normalised), one caption of it, and its split."""
 
     line: int
     video: str
@@ -73,6 +75,8 @@ def _check_header(path: Path, header: list[str]) -> None:
         if column not in _COLUMNS:
             hint = nearest(column, _COLUMNS)
             raise UserError(f"{path} has a column '{column}'.{hint} Known: {', '.join(_COLUMNS)}")
+        if header.count(column) > 1:
+            raise UserError(f"{path} has two columns '{column}'; keep one of them")
 
 
 def _row(path: Path, line: int, cells: dict[str | None, str | None]) -> Row:
@@ -82,6 +86,7 @@ def _row(path: Path, line: int, cells: dict[str | None, str | None]) -> Row:
         raise UserError(f"{path} line {line} has too many cells; put quotes around the caption")
     if not video:
         raise UserError(f"{path} line {line} names no video; write its file name")
+    video = os.path.normpath(video)  # ./a.mp4 and a.mp4 are one video
     if not caption:
         raise UserError(f"{path} line {line} has an empty caption for {video}; write one")
     if split and split not in SPLITS:
@@ -96,7 +101,7 @@ def assign_splits(rows: list[Row]) -> list[Row]:
     """Return the rows with a split each: their own or, where no row has one, a fixed 80/10/10.
 
     The share depends on the videos' names alone, so adding a row moves no other video. Where that
-    leaves a split empty (a handful of videos) the last names in hash order fill it.
+    leaves a split empty (a handful of videos), the last two in hash order are val and test.
     """
     if any(row.split for row in rows):
         for row in rows:
@@ -111,11 +116,9 @@ def assign_splits(rows: list[Row]) -> list[Row]:
             "'split'"
         )
     chosen = {video: _split_of(_share(video)) for video in order}
-    for name, at in (("val", -2), ("test", -1)):
-        if name not in chosen.values():
-            chosen[order[at]] = name
-    if list(chosen.values()).count("train") < 2:
-        chosen |= dict.fromkeys(order[:2], "train")
+    counts = Counter(chosen.values())
+    if counts["train"] < 2 or not counts["val"] or not counts["test"]:
+        chosen = dict.fromkeys(order, "train") | {order[-2]: "val", order[-1]: "test"}
     return [Row(row.line, row.video, row.caption, chosen[row.video]) for row in rows]
 
 

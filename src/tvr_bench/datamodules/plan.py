@@ -13,8 +13,9 @@ Pick = tuple[int, int]  # (epoch, clip position): workers need no state to know 
 
 
 class EpochPlan(Sampler[list[Pick]]):
-    """Batches of clip positions in which no clip repeats and no group is torn.
+    """Batches of clip positions in which no clip repeats.
 
+    No group is torn where the batch size is a multiple of all groups' sizes.
     Every rank draws the same order and takes its own slice of each batch, so all ranks together
     see the batch that one process would see.
     """

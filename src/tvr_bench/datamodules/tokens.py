@@ -49,7 +49,13 @@ def load_tokenizer(path: Path, words: int) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json`; raises UserError where there is none."""
     if not path.is_file():
         raise UserError(f"no tokenizer at {path}; the folder of weights must hold tokenizer.json")
-    return _shaped(Tokenizer.from_file(str(path)), words)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more precise
+        raise UserError(
+            f"{path} is no tokenizer ({error}); take it from where it was made"
+        ) from error
+    return _shaped(tokenizer, words)
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

@@ -83,7 +83,7 @@ Offset = tuple[float, float, float]
 
 def _chase(event: Event, phase: float) -> tuple[Offset, Offset]:
     middle = event.way * 92 * (phase - 0.5)
-    return (middle - event.way * 31, 0, 0), (middle + event.way * 31, 0, 1)
+    return (middle - event.way * 34, 0, 0), (middle + event.way * 34, 0, 1)
 
 
 def _pass(event: Event, phase: float) -> tuple[Offset, Offset]:
@@ -95,8 +95,8 @@ def _pass(event: Event, phase: float) -> tuple[Offset, Offset]:
 
 def _push(event: Event, phase: float) -> tuple[Offset, Offset]:
     before, after = min(phase * 2, 1.0), max(phase * 2 - 1, 0.0)
-    actor = -21 - 64 * (1 - before)
-    target = 21 + 64 * after
+    actor = -28 - 52 * (1 - before)
+    target = 28 + 52 * after
     return (event.way * actor, 0, 0), (event.way * target, 0, 1)
 
 

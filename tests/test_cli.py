@@ -1,0 +1,216 @@
+"""The command line: help with examples, one line for what is wrong, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tvr_bench import cli, config
+from tvr_bench.cli import main
+
+COMMANDS = ["bench", "ocr", "score", "leaderboard", "config", "list"]
+
+
+def _help(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def _fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line that a wrong command prints."""
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("tvr-bench: ") and printed.err.count("\n") == 1
+    return printed.err
+
+
+def _examples(text: str) -> list[list[str]]:
+    lines = text.split("examples:\n")[1].splitlines()
+    return [shlex.split(line.strip().split("  ")[0]) for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples_of_the_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = _examples(_help(command, capsys=capsys))
+    assert examples
+    assert all(words[:2] == ["tvr-bench", command] for words in examples)
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = _help(capsys=capsys)
+    assert all(command in text for command in COMMANDS)
+    assert set(cli._COMMANDS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["bench", "config", "leaderboard"])
+def test_the_settings_in_the_examples_are_valid(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in _examples(_help(command, capsys=capsys)):
+        config.load([word for word in words[2:] if "=" in word])
+
+
+def test_the_installed_command_answers() -> None:
+    program = Path(sys.executable).with_name("tvr-bench")
+    done = subprocess.run([program, "list"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "tcard" in done.stdout and "signvid" in done.stdout
+    wrong = subprocess.run([program, "bnch"], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "'bench'" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["bnch"], ["'bnch'", "'bench'", "leaderboard"]),
+        (["zzz"], ["'zzz'", "Known: bench"]),
+        ([], ["COMMAND", "--help"]),
+        (["-x"], ["--help"]),
+        (["bench", "--confg", "x"], ["--confg"]),
+        (["bench", "--config"], ["--config", "one argument"]),
+        (["bench", "model"], ["'model'", "key=value"]),
+        (["score"], ["SIMS.npy"]),
+        (["score", "a.npy", "b.npy"], ["'b.npy'", "too many"]),
+        (["list", "everything"], ["'everything'", "too many"]),
+        (["ocr"], ["VIDEO"]),
+        (["ocr", "ocr.windows=3"], ["at least one video"]),
+        (["ocr", "clip.mp4", "--engine", "tesseract"], ["ocr.engine", "rapidocr"]),
+        (["score", "nothing.npy"], ["nothing.npy"]),
+        (["leaderboard", "run.root=no/such/folder"], ["no/such/folder"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_command_is_one_line(
+    words: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = _fails(words, capsys)
+    for text in expected:
+        assert text in printed
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("run.root={file}/x", ["cannot make the folder", "run.root"]),
+        ("paths.cache={file}/x", ["cannot make the folder", "paths.cache"]),
+        ("run.name=../x", ["run.name='../x'"]),
+        ("run.name=my run", ["run.name='my run'"]),
+        ("data=csv", ["data.file=VIDEOS.csv"]),
+        ("data=csv data.file={file}.csv", ["does not exist"]),
+    ],
+)
+def test_a_bench_that_cannot_begin_is_one_line(
+    setting: str,
+    expected: list[str],
+    tmp_path: Path,
+    tiny_settings: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    words = [s for s in tiny_settings if not s.startswith("data.")]
+    wrong = setting.format(file=file)
+    printed = _fails(
+        ["bench", *words, *(wrong.split(" ") if "=csv " in wrong else [wrong])], capsys
+    )
+    for text in expected:
+        assert text in printed
+
+
+def test_config_prints_yaml_that_loads_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", "model=meanpool", "data=csv", "optim.lr=3e-4"]) == 0
+    text = capsys.readouterr().out
+    shown = yaml.safe_load(text)
+    assert (shown["model"]["name"], shown["data"]["name"]) == ("meanpool", "csv")
+    assert shown["optim"]["lr"] == 3e-4
+    file = tmp_path / "all.yaml"
+    file.write_text(text)
+    assert main(["config", "--config", str(file)]) == 0
+    assert capsys.readouterr().out == text
+    assert main(["config", "optim.lr=1", "--config", str(file), "seed=4"]) == 0
+    changed = yaml.safe_load(capsys.readouterr().out)
+    assert (changed["optim"]["lr"], changed["seed"]) == (1.0, 4)
+
+
+def test_list_names_models_and_data_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    models, datasets = capsys.readouterr().out.splitlines()
+    assert models.split(":")[1].split() == config.names("model")
+    assert datasets.split(":")[1].split() == config.names("data")
+
+
+def test_score_scores_a_matrix_both_ways(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sims, gold = tmp_path / "sims.npy", tmp_path / "gold.npy"
+    np.save(sims, np.array([[3.0, 1, 0], [2, 1, 0], [0, 0, 5]]))
+    assert main(["score", str(sims), "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["t2v"]["R@1"] == pytest.approx(200 / 3)
+    assert score["v2t"]["R@1"] == pytest.approx(100 * (1 + 0.5 + 1) / 3)
+    np.save(gold, np.array([0, 0, 2]))
+    assert main(["score", str(sims), "--gold", str(gold), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["t2v"]["R@1"] == 100
+    assert main(["score", str(sims)]) == 0
+    assert "R@1" in capsys.readouterr().out
+
+
+def test_ocr_hands_its_videos_and_settings_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tvr_bench.media import windows_view
+
+    seen = []
+    monkeypatch.setattr(
+        windows_view,
+        "show_windows",
+        lambda paths, spec, as_json: seen.append((paths, spec, as_json)),
+    )
+    odd = tmp_path / "a=b.mp4"
+    odd.touch()
+    main(["ocr", "1.mp4", "ocr.windows=3", "--engine", "easyocr", "--json", "2.mp4", str(odd)])
+    ((paths, spec, as_json),) = seen
+    assert paths == [Path("1.mp4"), Path("2.mp4"), odd]
+    assert (spec.windows, spec.engine, as_json) == (3, "easyocr", True)
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("tvr-bench 0.")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(KeyboardInterrupt(), 130, "goes on from here"), (BrokenPipeError(), 0, "")],
+)
+def test_an_interrupted_command_says_so(
+    error: BaseException,
+    code: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> Callable[..., None]:
+        raise error
+
+    monkeypatch.setattr(cli, "_list", stop)
+    assert main(["list"]) == code
+    assert text in capsys.readouterr().err
