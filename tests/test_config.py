@@ -214,8 +214,8 @@ def test_every_file_of_a_model_or_data_set_loads_and_keeps_its_own_rules(kind: s
 
 def test_later_layers_win() -> None:
     base = config.load()
-    assert (base.data.name, base.trainer.epochs, base.text.words) == ("signvid", 30, 32)
-    assert config.load(["data=csv"]).trainer.epochs == 5
+    assert (base.data.name, base.trainer.epochs, base.text.words) == ("signvid", 21, 32)
+    assert config.load(["data=csv"]).trainer.epochs == 30
     assert config.load(["trainer.epochs=7"]).trainer.epochs == 7
 
 

@@ -40,15 +40,17 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     run_dir = open_run(cfg)
     first = not training.local_rank()
+    training.check_devices(cfg)
+    training.seed(cfg)
+    model = model_class(cfg.model.name)(cfg)  # what it lacks is said before minutes of work
     ledger = Ledger(run_dir / LEDGER_FILE if first else None)
     data = dataset_class(cfg.data.name)(cfg, ledger=ledger)
     data.prepare()
     assert data.tokenizer is not None
     if first:
         save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
-    training.seed(cfg)  # after the caches: whether they were full must not change a number
-    model = model_class(cfg.model.name)(cfg)
     model.tokenizer = data.tokenizer
+    training.seed(cfg)  # again: whether the caches were full must not change a number
     if first:
         console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
 

@@ -44,7 +44,6 @@ def seed(cfg: Config) -> None:
 def build_trainer(cfg: Config, run_dir: Path, callbacks: list[Callback]) -> pl.Trainer:
     """Return the trainer of a run; its checkpoints and logs go to `run_dir`."""
     _quiet()
-    _check_devices(cfg)
     trainer = cfg.trainer
     every = {"val_check_interval": cfg.eval.every, "check_val_every_n_epoch": 1}
     if cfg.eval.every >= 1:
@@ -95,7 +94,8 @@ def _processes(cfg: Config) -> int:
     return cfg.trainer.devices if cfg.trainer.accelerator != "gpu" else 1
 
 
-def _check_devices(cfg: Config) -> None:
+def check_devices(cfg: Config) -> None:
+    """Raise UserError where more devices are asked for than there are."""
     wanted, found = cfg.trainer.devices, torch.cuda.device_count()
     if cfg.trainer.accelerator == "gpu" and found < wanted:
         raise UserError(
@@ -139,6 +139,7 @@ def _quiet() -> None:
     for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # torch's own change of names
 
 
 def best_or_last(trainer: pl.Trainer, selection: str) -> dict[str, Any] | None:

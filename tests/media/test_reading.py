@@ -130,3 +130,12 @@ def test_frames_without_text_ask_nothing_of_the_recogniser() -> None:
     engine = ColourEngine()
     assert read_texts(np.stack([draw([])] * 4), WindowSpec(), engine) == []
     assert engine.crops == 0
+
+
+def test_of_a_page_of_text_only_the_most_visible_lines_are_read() -> None:
+    shown = [("hotel", 20, 20), ("museum", 20, 60), ("bakery", 20, 100)]
+    frames = np.stack([draw(shown if i else shown[:2], px=12) for i in range(4)])
+    engine = ColourEngine()
+    texts = read_texts(frames, WindowSpec(windows=1, max_words=2), engine)
+    assert [t.words for t in texts] == [("hotel",), ("museum",)]
+    assert engine.crops == 2

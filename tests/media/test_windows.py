@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvr_bench.errors import UserError
@@ -17,6 +17,7 @@ counts = st.integers(1, 40)
 factors = st.floats(0.05, 3.0)
 
 
+@settings(deadline=None)
 @given(durations, counts, factors)
 def test_windows_are_centred_on_segments_and_inside_the_clip(
     duration: float, count: int, xi: float
@@ -29,6 +30,7 @@ def test_windows_are_centred_on_segments_and_inside_the_clip(
         assert high - low <= xi * duration / count * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(durations, counts)
 def test_at_xi_one_the_windows_tile_the_clip(duration: float, count: int) -> None:
     spans = window_spans(duration, WindowSpec(windows=count, xi=1.0))
@@ -38,6 +40,7 @@ def test_at_xi_one_the_windows_tile_the_clip(duration: float, count: int) -> Non
         assert before[1] == pytest.approx(after[0], abs=1e-6)
 
 
+@settings(deadline=None)
 @given(durations, counts, st.floats(0.05, 0.95), st.integers(1, 4))
 def test_below_xi_one_each_window_is_read_where_it_is(
     duration: float, count: int, xi: float, reads: int

@@ -15,7 +15,7 @@ Pick = tuple[int, int]  # (epoch, clip position): workers need no state to know 
 class EpochPlan(Sampler[list[Pick]]):
     """Batches of clip positions in which no clip repeats.
 
-    No group is torn where the batch size is a multiple of all groups' sizes.
+    No group is torn where all groups have one size and it divides the batch.
     Every rank draws the same order and takes its own slice of each batch, so all ranks together
     see the batch that one process would see.
     """
@@ -29,14 +29,14 @@ class EpochPlan(Sampler[list[Pick]]):
         world: int = 1,
     ) -> None:
         total = sum(len(group) for group in groups)
+        if total < 2:
+            raise UserError("training needs at least two readable videos to tell apart")
         size = min(batch_size, total) // world * world
         if size // world < 1:
             raise UserError(
                 f"a batch of {min(batch_size, total)} cannot be shared by {world} devices; "
                 "raise trainer.batch_size or lower trainer.devices"
             )
-        if total < 2:
-            raise UserError("training needs at least two readable videos to tell apart")
         self.groups, self.size, self.seed = groups, size, seed
         self.rank, self.world = rank, world
         self.epoch = 0

@@ -25,7 +25,8 @@ from tvr_bench.errors import UserError
 from tvr_bench.media.ocr import LineReader, Polygon
 
 _HEIGHT = 64  # of a recogniser's input, fixed in the library
-_BATCH = 16
+_BATCH = 16  # lines
+_FRAMES = 4  # detected at once; the detector is a VGG16, so its memory is the limit
 _MIN_BOX = 8  # pixels
 _SECOND_LOOK = 0.1  # score below which the library reads again with more contrast
 _CONTRAST = 0.5
@@ -64,13 +65,15 @@ class Engine(LineReader):
         """Return the text lines of each frame; all frames have one size."""
         if not len(frames):
             return []
-        level, free = self._reader.detect(
-            np.stack(frames), canvas_size=self.side, min_size=_MIN_BOX, reformat=False
-        )
-        return [
-            [_rectangle(box) for box in boxes] + [_corners(box) for box in tilted]
-            for boxes, tilted in zip(level, free, strict=True)
-        ]
+        found = []
+        for low in range(0, len(frames), _FRAMES):
+            batch = np.stack(frames[low : low + _FRAMES])
+            level, free = self._reader.detect(
+                batch, canvas_size=self.side, min_size=_MIN_BOX, reformat=False
+            )
+            for boxes, tilted in zip(level, free, strict=True):
+                found.append([*map(_rectangle, boxes), *map(_corners, tilted)])
+        return found
 
     def recognise(self, crops: Sequence[np.ndarray]) -> list[tuple[str, float]]:
         """Return the text and the confidence of each crop."""

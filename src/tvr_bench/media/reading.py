@@ -15,7 +15,6 @@ from tvr_bench.media.windows import WindowSpec
 
 Reading = tuple[str, float]  # text and score
 
-_DETECT_BATCH = 8  # frames per detector call
 _SURE = 0.9  # a reading below this score is checked against another sighting,
 _JUNK = 0.3  # unless it is below this one
 _ALIKE = 0.8  # likeness of a doubtful word to a sure one that it is taken for
@@ -36,15 +35,14 @@ def read_texts(frames: np.ndarray, spec: WindowSpec, engine: OcrEngine) -> list[
     """Return the texts of `frames`, uint8 [F, H, W, 3], by first appearance, then reading order."""
     tracker = Tracker(frames)
     seen = frames_to_detect(frames, spec.stride)
-    for low in range(0, len(seen), _DETECT_BATCH):
-        batch = seen[low : low + _DETECT_BATCH]
-        for frame, polygons in zip(batch, engine.detect([frames[i] for i in batch]), strict=True):
-            tracker.add(frame, polygons)
+    for frame, polygons in zip(seen, engine.detect([frames[i] for i in seen]), strict=True):
+        tracker.add(frame, polygons)
     tracker.follow()
-    readings = recognise_tracks(frames, tracker.tracks, engine, spec.votes)
+    tracks = most_visible(tracker.tracks, spec.windows * spec.max_words)
+    readings = recognise_tracks(frames, tracks, engine, spec.votes)
     texts = [
         _text(track, reading, frames.shape[1:3])
-        for track, reading in zip(tracker.tracks, readings, strict=True)
+        for track, reading in zip(tracks, readings, strict=True)
         if reading[1] >= spec.min_score
     ]
     kept = [replace(t, words=_long_enough(t.words, spec.min_chars)) for t in settle(texts)]
@@ -65,6 +63,15 @@ def _text(track: Track, reading: Reading, size: tuple[int, int]) -> SceneText:
         first=track.sightings[0],
         cut=(min(xs) <= 1, max(xs) >= size[1] - 1),
     )
+
+
+def most_visible(tracks: Sequence[Track], limit: int) -> list[Track]:
+    """Return at most `limit` tracks, the large and lasting ones; a scrolled page has thousands."""
+
+    def seen(track: Track) -> float:
+        return sum(cv2.contourArea(np.asarray(s.polygon, np.float32)) for s in track.sightings)
+
+    return sorted(tracks, key=seen, reverse=True)[:limit] if len(tracks) > limit else list(tracks)
 
 
 def recognise_tracks(

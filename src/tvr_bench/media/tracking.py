@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import TypeAlias
 
 import cv2
@@ -28,6 +29,7 @@ _FLAT = 4.0  # grey levels of deviation below which a line holds no stroke
 _MARGIN = 0.15  # of a line's height, above and below, that is not compared
 _COMMON = 0.5  # share of both lines that has to be seen in both
 _CORE = 0.2  # share of a line at each end that its search leaves out, for the border may hide it
+_NEAREST = 6  # tracks that a line is compared with
 _CHANGE = 14.0  # grey levels between the same cell of two frames that show the same
 _CUT = 40.0  # mean grey levels between the two sides of a cut
 _CELLS = (64, 48)
@@ -157,10 +159,12 @@ class Tracker:
         )
 
     def _nearest(self, tracks: Sequence[Track], box: Box) -> list[Track]:
+        """Return the few tracks nearest in place and size; a page of text has hundreds."""
+
         def distance(track: Track) -> int:
             return sum(abs(a - b) for a, b in zip(track.box, box, strict=True))
 
-        return sorted(tracks, key=distance)
+        return nsmallest(_NEAREST, tracks, key=distance)
 
     def _box(self, polygon: Polygon) -> Box:
         """Return the bounds of a line in the pixels that are compared, inside the frame."""

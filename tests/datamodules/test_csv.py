@@ -1,0 +1,241 @@
+"""Anybody's own videos: every kind of CSV is read right or refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvr_bench.config import load
+from tvr_bench.datamodules.csv import CsvDataModule, Row, assign_splits, build_split, read_rows
+from tvr_bench.datamodules.types import Split
+from tvr_bench.errors import UserError
+
+Write = Callable[[str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a CSV file and return its path."""
+
+    def make(content: str | bytes) -> Path:
+        path = tmp_path / "my.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return make
+
+
+def _rows(path: Path) -> list[tuple[str, str, str]]:
+    return [(row.video, row.caption, row.split) for row in read_rows(path)]
+
+
+def _splits(rows: list[Row]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.split, []).append(row.video)
+    return found
+
+
+LONG = "dog " * 2500 + "!"
+GOOD = {
+    "plain": (
+        "video,caption\na.mp4,a dog\nb.mp4,a cat\n",
+        [("a.mp4", "a dog", ""), ("b.mp4", "a cat", "")],
+    ),
+    "no last line end": ("video,caption\na.mp4,a dog", [("a.mp4", "a dog", "")]),
+    "byte-order mark": (b"\xef\xbb\xbfvideo,caption\na.mp4,a dog\n", [("a.mp4", "a dog", "")]),
+    "CRLF": ("video,caption\r\na.mp4,a dog\r\n", [("a.mp4", "a dog", "")]),
+    "CR": ("video,caption\ra.mp4,a dog\r", [("a.mp4", "a dog", "")]),
+    "empty lines": ("video,caption\n\na.mp4,a dog\n\n\n", [("a.mp4", "a dog", "")]),
+    "spaces and case": (" Video , CAPTION\n a.mp4 ,  a dog \n", [("a.mp4", "a dog", "")]),
+    "another order": ("caption,split,video\na dog,Test,a.mp4\n", [("a.mp4", "a dog", "test")]),
+    "quotes": ('video,caption\na.mp4,"a ""big"" dog, wet"\n', [("a.mp4", 'a "big" dog, wet', "")]),
+    "line end in a caption": (
+        'video,caption\na.mp4,"a dog\nruns"\n',
+        [("a.mp4", "a dog\nruns", "")],
+    ),
+    "emoji": ("video,caption\na.mp4,a 🐕‍🦺 barks\n", [("a.mp4", "a 🐕‍🦺 barks", "")]),
+    "other scripts": ("video,caption\n映像.mp4,ένα σκυλί 犬\n", [("映像.mp4", "ένα σκυλί 犬", "")]),
+    "10,000 characters": (f"video,caption\na.mp4,{LONG}\n", [("a.mp4", LONG, "")]),
+    "formula": ("video,caption\na.mp4,=1+1\n", [("a.mp4", "=1+1", "")]),
+    "same file by two names": (
+        "video,caption\n./a.mp4,a dog\nb/../a.mp4,it barks\n",
+        [("a.mp4", "a dog", ""), ("a.mp4", "it barks", "")],
+    ),
+}
+
+BAD = {
+    "empty file": ("", "no column 'video'"),
+    "header only": ("video,caption\n", "no rows"),
+    "no header": ("a.mp4,a dog\n", "no column 'video'"),
+    "no caption column": ("video,text\na.mp4,a dog\n", "no column 'caption'"),
+    "semicolons": ("video;caption\na.mp4;a dog\n", "must be video,caption"),
+    "unknown column": ("video,caption,splt\na.mp4,a dog,test\n", "'splt'.* Did you mean 'split'"),
+    "column twice": ("video,caption,caption\na.mp4,a dog,a cat\n", "two columns 'caption'"),
+    "empty caption": ("video,caption\na.mp4,a dog\nb.mp4,\n", "line 3 has an empty caption for b"),
+    "blank caption": ('video,caption\na.mp4,"  "\n', "line 2 has an empty caption"),
+    "too few cells": ("video,caption\na.mp4\n", "line 2 has an empty caption"),
+    "no video": ("video,caption\n,a dog\n", "line 2 names no video"),
+    "too many cells": ("video,caption\na.mp4,a dog, a cat\n", "line 2 has too many cells.*quotes"),
+    "open quote": ('video,caption\na.mp4,"a dog\nb.mp4,a cat\n', "quotes"),
+    "text after a quote": ('video,caption\na.mp4,"a" dog\n', "quotes"),
+    "latin-1": ("video,caption\na.mp4,café\n".encode("latin-1"), r"not UTF-8 \(byte 23\)"),
+    "UTF-16": ("video,caption\na.mp4,a dog\n".encode("utf-16"), "not UTF-8"),
+    "unknown split": ("video,caption,split\na.mp4,a dog,tst\n", "line 2.*'tst'.*'test'"),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_files_are_read(name: str, write: Write) -> None:
+    content, expected = GOOD[name]
+    assert _rows(write(content)) == expected
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_one_line_with_the_place(name: str, write: Write) -> None:
+    content, expected = BAD[name]
+    path = write(content)
+    with pytest.raises(UserError, match=expected) as error:
+        read_rows(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(UserError, match="does not exist"):
+            read_rows(path)
+
+
+_CELL = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).filter(str.strip)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.from_regex(r"[a-z]{1,5}\.mp4", fullmatch=True), _CELL), min_size=1)
+)
+def test_whatever_a_csv_writer_writes_is_read_back(
+    pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("video", "caption"), *pairs])
+    path = tmp_path_factory.mktemp("csv") / "my.csv"
+    path.write_bytes(text.getvalue().encode())
+    expected = [(video, caption.strip(), "") for video, caption in pairs]
+    assert _rows(path) == expected
+
+
+def _named(count: int, text: str = "clip") -> list[Row]:
+    return [Row(i + 2, f"{text}{i}.mp4", f"caption {i}", "") for i in range(count)]
+
+
+def test_splits_are_about_80_10_10_and_depend_on_the_names_alone() -> None:
+    rows = _named(1000)
+    splits = {row.video: row.split for row in assign_splits(rows)}
+    counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
+    assert 770 <= counts["train"] <= 830
+    assert 70 <= counts["val"] <= 130 and 70 <= counts["test"] <= 130
+    turned = {row.video: row.split for row in assign_splits(rows[::-1])}
+    fewer = {row.video: row.split for row in assign_splits(rows[:500])}
+    assert turned == splits
+    assert fewer == {video: splits[video] for video in fewer}
+
+
+def test_the_share_of_a_name_never_changes() -> None:
+    rows = assign_splits(_named(30))
+    assert [row.line - 2 for row in rows if row.split == "val"] == [2, 6, 7, 11, 21, 22]
+    assert [row.line - 2 for row in rows if row.split == "test"] == [14, 15, 17, 20]
+
+
+def test_all_captions_of_a_video_stay_together() -> None:
+    rows = assign_splits([row for row in _named(40) for _ in range(3)])
+    for video in {row.video for row in rows}:
+        assert len({row.split for row in rows if row.video == video}) == 1
+
+
+@given(names=st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=4, max_size=12))
+def test_a_handful_of_videos_fills_every_split(names: set[str]) -> None:
+    found = _splits(assign_splits([Row(2, name, "x", "") for name in sorted(names)]))
+    assert len(found["train"]) >= 2 and found["val"] and found["test"]
+    assert sorted(name for part in found.values() for name in part) == sorted(names)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_to_three_videos_are_too_few(count: int) -> None:
+    with pytest.raises(UserError, match=f"{count} videos cannot make train, val and test"):
+        assign_splits(_named(count))
+
+
+def test_given_splits_are_kept_and_checked() -> None:
+    rows = [Row(2, "a", "x", "train"), Row(3, "b", "x", "test"), Row(4, "a", "y", "train")]
+    assert assign_splits(rows) == rows
+    with pytest.raises(UserError, match="line 4 has no split although others have"):
+        assign_splits([*rows[:2], Row(4, "c", "x", "")])
+    with pytest.raises(UserError, match="line 4: a is in 'train' and in 'test'"):
+        assign_splits([*rows[:2], Row(4, "a", "x", "test")])
+
+
+def test_a_split_has_its_videos_once_and_each_of_their_captions(tmp_path: Path) -> None:
+    rows = [
+        Row(2, "b.mp4", "a dog", "test"),
+        Row(3, "a.mp4", "a cat", "test"),
+        Row(4, "b.mp4", "a dog", "test"),
+        Row(5, "c.mp4", "a cow", "val"),
+    ]
+    split = build_split("test", rows, tmp_path)
+    assert [clip.id for clip in split.clips] == ["b.mp4", "a.mp4"]
+    assert [clip.path for clip in split.clips] == [tmp_path / "b.mp4", tmp_path / "a.mp4"]
+    assert [(q.clip_id, q.text) for q in split.queries] == [
+        ("b.mp4", "a dog"),
+        ("a.mp4", "a cat"),
+        ("b.mp4", "a dog"),
+    ]
+    assert len({q.id for q in split.queries}) == 3
+    assert build_split("train", rows, tmp_path) == Split((), ())
+
+
+@pytest.mark.parametrize(
+    "video", ["../a.mp4", "x/../../a.mp4", "/etc/passwd", "a\0.mp4", "link/a.mp4", ".."]
+)
+def test_a_path_outside_of_the_folder_is_refused(video: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to("/usr")
+    with pytest.raises(UserError, match=r"line 7: video .* lies outside"):
+        build_split("test", [Row(7, video, "x", "test")], root)
+
+
+@pytest.mark.parametrize(
+    "video", ["sub/a.mp4", "a b.mp4", "-rf", "ü.mp4", ".a", "a" * 300, "con:1"]
+)
+def test_any_other_name_becomes_a_safe_id(video: str, tmp_path: Path) -> None:
+    (clip,) = build_split("test", [Row(2, video, "x", "test")], tmp_path).clips
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", clip.id)
+    assert clip.path == tmp_path / video
+
+
+def test_names_that_look_alike_have_ids_of_their_own(tmp_path: Path) -> None:
+    names = ["a/b.mp4", "a_b.mp4", "a b.mp4", "a?b.mp4", "a//b .mp4", "x" * 90, "x" * 91]
+    split = build_split("test", [Row(2, name, "x", "test") for name in names], tmp_path)
+    assert len({clip.id for clip in split.clips}) == len(names)
+
+
+def test_the_data_module_reads_beside_the_file_or_under_the_root(write: Write) -> None:
+    path = write("video,caption,split\nsub/a.mp4,a dog,test\n")
+    data = CsvDataModule(load(["data=csv", f"data.file={path}"]))
+    assert data.split("test").clips[0].path == path.parent / "sub" / "a.mp4"
+    other = path.parent / "other"
+    with pytest.raises(UserError, match=r"data\.root=.*other is no folder"):
+        CsvDataModule(load(["data=csv", f"data.file={path}", f"data.root={other}"])).split("test")
+    other.mkdir()
+    data = CsvDataModule(load(["data=csv", f"data.file={path}", f"data.root={other}"]))
+    assert data.split("test").clips[0].path == other / "sub" / "a.mp4"
+    with pytest.raises(UserError, match="split 'val' has no videos"):
+        data.split("val")
+    with pytest.raises(UserError, match=r"needs data\.file=VIDEOS\.csv"):
+        CsvDataModule(load(["data=csv"])).split("test")
