@@ -49,7 +49,7 @@ class Engine(LineReader):
 
     name = "rapidocr"
 
-    def __init__(self, *, side: int = 736, weights: str | None = None, threads: int = 1) -> None:
+    def __init__(self, *, side: int = 960, weights: str | None = None, threads: int = 1) -> None:
         self.side = side
         self.version = version(weights)
         library = _open_library(_find_models(weights), threads)
