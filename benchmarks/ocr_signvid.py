@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -67,10 +69,11 @@ class Score:
                     self.in_place += len(set(sign.words) & set(window.words))
 
     def recall(self, kind: str | None = None) -> float:
-        """Return the share of the words (of one kind of sign) that were read."""
+        """Return the share of the words (of one kind of sign) that were read; NaN of none."""
+        found, wanted = self.found.total(), self.wanted.total()
         if kind is not None:
-            return self.found[kind] / max(1, self.wanted[kind])
-        return self.found.total() / max(1, self.wanted.total())
+            found, wanted = self.found[kind], self.wanted[kind]
+        return found / wanted if wanted else float("nan")
 
     @property
     def precision(self) -> float:
@@ -130,10 +133,11 @@ def wall_seconds(scenes: Sequence[Scene], root: Path, spec: WindowSpec, workers:
 def report(scores: tuple[Score, Score, Score], spec: WindowSpec, wall: float, workers: int) -> str:
     """Return the Markdown of all figures."""
     everything, windowed, framed = scores
+    command = shlex.join([Path(__file__).name, *sys.argv[1:]])
     lines = [
         "# Reading the signs of SignVid",
         "",
-        f"`python benchmarks/ocr_signvid.py`; {platform.machine()}, {os.cpu_count()} CPUs, load "
+        f"`python benchmarks/{command}`; {platform.machine()}, {os.cpu_count()} CPUs, load "
         f"{os.getloadavg()[0]:.1f}; rapidocr {metadata.version('rapidocr')}, onnxruntime "
         f"{metadata.version('onnxruntime')}; windows={spec.windows} reads={spec.reads} "
         f"stride={spec.stride} side={spec.side} min_score={spec.min_score}.",

@@ -25,7 +25,6 @@ from tiny import TINY_MODEL, TINY_RUN, TINY_SIGNVID
 from tvr_bench import config
 from tvr_bench.bench import bench
 from tvr_bench.cli import main
-from tvr_bench.datamodules.base import SPLITS
 from tvr_bench.leaderboard.record import Record, load_ranks, load_record, metrics_json
 from tvr_bench.models.base import RetrievalModule
 
@@ -233,6 +232,7 @@ def test_a_killed_run_is_not_gone_on_with_under_other_settings(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         _stop_at(patch, 0)
         _run(settings, *words)
+    capsys.readouterr()
     assert main(["bench", *settings, *words, "optim.lr=0.5"]) == 2
     printed = capsys.readouterr().err
     assert "begun with other settings" in printed and printed.count("\n") == 1
@@ -316,9 +316,10 @@ def test_an_unreadable_test_video_is_a_named_miss_and_the_denominator_stays(
     ranks = load_ranks(record, run)
     query = [str(name).startswith("bad.mp4") for name in ranks["query_ids"]].index(True)
     assert len(ranks["query_ids"]) == 4
-    assert ranks["t2v_nan"][query] == 1
+    assert (ranks["t2v_nan"] != 0).tolist() == [i == query for i in range(4)]
+    assert record.metrics.nan_queries == {"t2v": 1, "v2t": 1}
     for metrics in (record.metrics.t2v, record.metrics.v2t):
-        assert metrics["R@1"] <= 75 and metrics["R@5"] == 75 and metrics["queries"] == 4
+        assert metrics["queries"] == 4 and metrics["R@1"] <= 75
     assert "bad.mp4" in capsys.readouterr().out
     assert (run / "retrieval.png").exists()
 
@@ -374,12 +375,8 @@ def test_a_run_that_reads_scene_text(settings: list[str]) -> None:
 
 
 def _start(words: list[str]) -> subprocess.Popen[bytes]:
-    program = [sys.executable, "-m", "tvr_bench.cli_main"]
-    program = [str(Path(sys.executable).with_name("tvr-bench"))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*program, "bench", *words],
-        env=environment,
+        [Path(sys.executable).with_name("tvr-bench"), "bench", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -425,4 +422,3 @@ def test_two_processes_make_one_run(settings: list[str], root: Path) -> None:
     one = _run(settings, "model=tcard", "model.heads=2", "seed=77", "run.name=alone")
     for name, tensor in load_file(_weights(one[0])).items():
         assert torch.allclose(tensor, load_file(_weights(run))[name], atol=1e-4), name
-    assert len(SPLITS) == 3

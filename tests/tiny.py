@@ -10,7 +10,7 @@ TINY_MODEL = (
     "backbone.text_layers=1",
     "video.frames=3",
     "video.size=[32,48]",
-    "text.words=24",
+    "text.words=32",
     "text.vocab=400",
 )
 TINY_RUN = (
@@ -22,6 +22,7 @@ TINY_RUN = (
     "trainer.batch_size=8",
     "eval.batch_size=8",
     "trainer.steps=3",
+    "eval.every=1",
     "log.tensorboard=false",
     "run.picture=false",
 )

@@ -70,6 +70,7 @@ def bench(cfg: Config, command: str = "") -> Record | None:
         console.print("smoke run: everything connects; no record is written")
         return None
     result = evaluation.results[SPLIT]
+    model.eval()  # Lightning has put it back to training
     save_weights(model, run_dir)
     data.seconds |= {"train": train_s, "test": time.perf_counter() - test_start}
     record = make_record(

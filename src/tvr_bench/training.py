@@ -107,15 +107,34 @@ def check_devices(cfg: Config) -> None:
 
 
 def _checkpoints(cfg: Config, run_dir: Path) -> list[Callback]:
+    folder = run_dir / "checkpoints"
     best = ModelCheckpoint(
-        run_dir / "checkpoints",
+        folder,
         filename="best",
         monitor=MONITOR,
         mode="max",
-        save_last=True,
+        save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
-    return [best, *([LearningRateMonitor("step")] if cfg.log.csv or cfg.log.tensorboard else [])]
+    # Lightning's own `save_last` writes only where the best one has improved
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    rates = [LearningRateMonitor("step")] if cfg.log.csv or cfg.log.tensorboard else []
+    return [ValidateAtEnd(), best, last, *rates]
+
+
+class ValidateAtEnd(Callback):
+    """Validates after the very last step, wherever in an epoch it falls.
+
+    Without it the final weights could not be chosen, nor any of a run shorter than `eval.every`.
+    """
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Make Lightning validate now if training is over."""
+        if trainer.global_step >= trainer.estimated_stepping_batches:
+            trainer.check_val_every_n_epoch = 1
+            trainer.should_stop = True
 
 
 def _progress(cfg: Config) -> list[Callback]:

@@ -95,8 +95,8 @@ def test_a_batch_has_the_shapes_and_types_of_the_contract(toy: Callable[..., Toy
     assert len(batches) == COUNTS["train"] // 4
     shapes = {key: (tuple(value.shape), value.dtype) for key, value in batches[0].items()}
     assert shapes == {
-        "text_ids": ((4, 24), torch.int64),
-        "text_mask": ((4, 24), torch.bool),
+        "text_ids": ((4, 32), torch.int64),
+        "text_mask": ((4, 32), torch.bool),
         "frames": ((4, 3, 3, 32, 48), torch.uint8),
         "frame_mask": ((4, 3), torch.bool),
         "text_index": ((4,), torch.int64),
@@ -186,7 +186,7 @@ def test_scene_text_is_read_once_per_clip_and_comes_as_windows(
     assert data.windows("test0") == ["", "sign test0", ""]
     assert data.windows("test1") == ["", "", ""]
     (videos,) = list(data.test_dataloader()[1])
-    assert videos["ocr_ids"].shape == videos["ocr_mask"].shape == (5, 3, 24)
+    assert videos["ocr_ids"].shape == videos["ocr_mask"].shape == (5, 3, 32)
     assert videos["ocr_mask"].any(-1).tolist() == [
         [False, i != 1, False] for i in range(COUNTS["test"])
     ]

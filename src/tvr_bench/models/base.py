@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from tvr_bench.config import Config
+from tvr_bench.errors import UserError
 from tvr_bench.models.layers.backbone import Backbone, build_backbone
 from tvr_bench.models.losses import Features, contrastive_loss
 
@@ -123,10 +124,12 @@ class RetrievalModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a rate of its own for the backbone, warm-up and cosine per step."""
-        optim = self.cfg.optim
-        optimizer = torch.optim.AdamW(
-            self.parameter_groups(), lr=optim.lr, betas=(optim.betas[0], optim.betas[1])
-        )
+        optim, groups = self.cfg.optim, self.parameter_groups()
+        if not groups:
+            raise UserError(
+                "nothing is left to train; set backbone.frozen=false or loss.learn_scale=true"
+            )
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, steps, optim.warmup)

@@ -1,0 +1,94 @@
+"""One process of a distributed loss, started by the tests: `loss_worker.py FOLDER RANK WORLD`.
+
+It holds its share of a batch, and writes the loss and the gradients that all processes agree on.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tvr_bench.models.losses import Features, contrastive_loss, gather
+
+ITEMS, WIDTH, FRAMES = 6, 5, 3
+
+
+class Pairwise(nn.Module):
+    """Scores that are no dot product: every pair is looked at by itself, masked frames excepted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.a = nn.Parameter(torch.randn(WIDTH, WIDTH, generator=generator))
+        self.b = nn.Parameter(torch.randn(WIDTH, WIDTH, generator=generator))
+        self.w = nn.Parameter(torch.randn(WIDTH, generator=generator))
+        self.log_scale = nn.Parameter(torch.tensor(1.5))
+
+    def encode(self, batch: Features) -> tuple[Features, Features]:
+        text = {"text": batch["text"] @ self.a}
+        video = {"frames": batch["frames"] @ self.b, "mask": batch["mask"]}
+        return text, video
+
+    def scores(self, text: Features, video: Features) -> dict[str, Tensor]:
+        pairs = torch.tanh(text["text"][:, None, None] + video["frames"][None]) @ self.w
+        weights = video["mask"].to(pairs.dtype)
+        mean = (pairs * weights).sum(-1) / weights.sum(-1)
+        return {"score": mean, "best": pairs.masked_fill(~video["mask"], -9.0).amax(-1)}
+
+    def losses(self, batch: Features) -> dict[str, Tensor]:
+        text, video = self.encode(batch)
+        return contrastive_loss(self.scores, text, video, self.log_scale.exp())
+
+
+def batch() -> Features:
+    """The whole batch; clips differ in their number of frames."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(ITEMS, FRAMES, generator=generator) > 0.4
+    mask[:, 0] = True
+    return {
+        "text": torch.randn(ITEMS, WIDTH, generator=generator),
+        "frames": torch.randn(ITEMS, FRAMES, WIDTH, generator=generator),
+        "mask": mask,
+        "index": torch.arange(ITEMS),
+    }
+
+
+def share(whole: Features, rank: int, world: int) -> Features:
+    """The items of one rank: a slice, as the plan of an epoch cuts a batch."""
+    size = ITEMS // world
+    return {key: value[rank * size : (rank + 1) * size] for key, value in whole.items()}
+
+
+def main(folder: Path, rank: int, world: int) -> None:
+    """Write the mean loss and the mean gradients of all ranks, as DDP makes them."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'sync'}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=600),
+    )
+    try:
+        model, own = Pairwise(), share(batch(), rank, world)
+        gathered = gather(own)
+        losses = model.losses(own)
+        torch.stack(list(losses.values())).sum().backward()
+        found = {f"loss {name}": loss.detach() for name, loss in losses.items()}
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            found[f"grad {name}"] = parameter.grad
+        for value in found.values():
+            dist.all_reduce(value)
+            value /= world
+        torch.save(found | gathered, folder / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,198 @@
+"""The Trainer that a configuration asks for: rates, precision, validation, what is printed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tvr_bench import config, progress, training
+from tvr_bench.bench import bench
+from tvr_bench.errors import UserError
+from tvr_bench.leaderboard.record import Record, load_record
+from tvr_bench.models.base import RetrievalModule, warmup_cosine
+from tvr_bench.registry import create_model
+
+SMALL: dict[str, Any] = {"video.size": "[32,48]", "backbone.width": 16, "backbone.layers": 1}
+EPOCHS = ("trainer.steps=null", "trainer.epochs=3")  # of two steps each
+
+
+@pytest.fixture
+def run(tiny_settings: list[str], tmp_path: Path) -> Callable[..., tuple[Path, Record]]:
+    """Train and test meanpool with settings of one's own; return the folder and the record."""
+
+    def make(*settings: str) -> tuple[Path, Record]:
+        record = bench(config.load([*tiny_settings, "model=meanpool", *settings]))
+        assert record is not None
+        return tmp_path / "runs" / record.run.id, record
+
+    return make
+
+
+@pytest.fixture
+def validated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps after which the model was validated."""
+    steps: list[int] = []
+
+    def note(self: RetrievalModule) -> None:
+        steps.append(self.trainer.global_step)
+
+    monkeypatch.setattr(RetrievalModule, "on_validation_start", note, raising=False)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["eval.every=1", *EPOCHS], [2, 4, 6]),
+        (["eval.every=2", *EPOCHS], [4, 6]),
+        (["eval.every=9", *EPOCHS], [6]),
+        (["eval.every=0.5", *EPOCHS], [1, 2, 3, 4, 5, 6]),
+        (["eval.every=1", "trainer.steps=1"], [1]),
+        (["eval.every=1", "trainer.steps=3"], [2, 3]),
+    ],
+    ids=str,
+)
+def test_validation_comes_as_often_as_asked_and_after_the_last_step(
+    settings: list[str],
+    expected: list[int],
+    run: Callable[..., tuple[Path, Record]],
+    validated: list[int],
+) -> None:
+    folder, record = run(*settings)
+    assert validated == expected
+    kept = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert kept in expected and last == expected[-1]
+    assert record.protocol.selection == "best_val"
+
+
+def test_the_rate_rises_and_falls_once_per_step(
+    run: Callable[..., tuple[Path, Record]],
+) -> None:
+    words = ["optim.lr=0.01", "optim.warmup=0.5", "trainer.log_every=1", "trainer.threads=1"]
+    folder, _ = run(*words, "trainer.steps=4")
+    with open(folder / "csv" / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("lr-AdamW/pg1")]
+    rates = [float(row["lr-AdamW/pg1"]) for row in rows]
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.005])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 333])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+def test_warm_up_then_half_a_cosine(steps: int, warmup: float) -> None:
+    factors = [warmup_cosine(step, steps, warmup) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    rise = max(1, round(steps * warmup))
+    assert factors[:rise] == pytest.approx([(i + 1) / rise for i in range(rise)])
+    assert factors[rise:] == sorted(factors[rise:], reverse=True)
+    assert warmup_cosine(steps, steps, warmup) == pytest.approx(0, abs=1e-9) or rise == steps
+
+
+def test_the_backbone_and_vectors_are_groups_of_their_own() -> None:
+    model = create_model("tcard", heads=2, **SMALL, **{"optim.lr": 0.1, "optim.backbone_lr": 0.01})
+    groups = model.parameter_groups()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    seen = [names[id(parameter)] for group in groups for parameter in group["params"]]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert sorted(seen) == sorted(trained)
+    for group in groups:
+        for parameter in group["params"]:
+            tower = names[id(parameter)].startswith("network.")
+            assert group["lr"] == pytest.approx(0.001 if tower else 0.1)
+            assert (group["weight_decay"] > 0) == (parameter.ndim > 1)
+
+
+def test_pretrained_towers_learn_slower_unless_told_otherwise() -> None:
+    rates = {group["lr"] for group in create_model("meanpool", **SMALL).parameter_groups()}
+    assert len(rates) == 1
+    frozen = create_model("meanpool", **SMALL, **{"backbone.frozen": True})
+    (group,) = frozen.parameter_groups()
+    assert [parameter.ndim for parameter in group["params"]] == [0], "the logit scale alone"
+
+
+def test_the_logit_scale_starts_where_told_and_ends_at_a_hundred() -> None:
+    model = create_model("meanpool", **SMALL, **{"loss.scale": 20})
+    assert model.logit_scale.item() == pytest.approx(20)
+    with torch.no_grad():
+        model.log_scale.fill_(50)
+    assert model.logit_scale.item() == 100
+    fixed = create_model("meanpool", **SMALL, **{"loss.learn_scale": False})
+    assert not fixed.log_scale.requires_grad
+
+
+def test_nothing_left_to_train_is_one_line(
+    tiny_settings: list[str],
+) -> None:
+    words = ["model=meanpool", "backbone.frozen=true", "loss.learn_scale=false"]
+    with pytest.raises(UserError, match=r"nothing .*train.*backbone\.frozen"):
+        bench(config.load([*tiny_settings, *words]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("32", "32-true"), ("bf16", "bf16-mixed"), ("16", "16-mixed")]
+)
+def test_precision_by_name(asked: str, expected: str) -> None:
+    assert training.precision(config.load([f"trainer.precision={asked}"])) == expected
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_automatic_precision_follows_the_hardware(
+    has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    cfg = config.load(["trainer.accelerator=cpu", "trainer.precision=auto"])
+    assert training.precision(cfg) == ("bf16-mixed" if has else "32-true")
+
+
+def test_a_run_in_bf16_has_finite_scores_and_says_its_type(
+    run: Callable[..., tuple[Path, Record]],
+) -> None:
+    folder, record = run("trainer.precision=bf16", "run.picture=true")
+    assert record.efficiency.dtype == "bf16-mixed"
+    assert record.metrics.nan_scores == 0
+    assert (folder / "retrieval.png").exists()
+
+
+def test_too_many_gpus_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for accelerator in ("gpu", "auto"):
+        cfg = config.load([f"trainer.accelerator={accelerator}", "trainer.devices=8"])
+        with pytest.raises(UserError, match=r"trainer\.devices=8 .*1"):
+            training.check_devices(cfg)
+    training.check_devices(config.load(["trainer.accelerator=cpu", "trainer.devices=8"]))
+    training.check_devices(config.load(["trainer.accelerator=gpu", "trainer.devices=1"]))
+
+
+def test_seed_fixes_numbers_and_threads() -> None:
+    drawn = []
+    for seed in (4, 4, 5):
+        training.seed(config.load([f"seed={seed}", "trainer.threads=1"]))
+        assert torch.get_num_threads() == 1
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_log_file_gets_lines_instead_of_a_bar(
+    run: Callable[..., tuple[Path, Record]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    run()
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("train: step")]
+    assert [line.split()[2] for line in lines] == ["1/3,", "2/3,", "3/3,"]
+    assert all("steps/s" in line and "loss" in line and "s left" in line for line in lines)
+    assert "val R@1" in printed.err
+    assert "\x1b" not in printed.err and "━" not in printed.out.split("meanpool on")[0]
+
+
+def test_logs_can_be_switched_off(run: Callable[..., tuple[Path, Record]]) -> None:
+    folder, _ = run("log.csv=false", "log.tensorboard=false")
+    assert not (folder / "csv").exists() and not (folder / "tensorboard").exists()
+    assert load_record(folder).run.id == folder.name
