@@ -1,84 +1,236 @@
-"""The CLIP towers against transformers itself, from a checkpoint made here; no download."""
+"""CLIP towers from a local folder, against `transformers` itself; and no weights at all."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from tvr_bench.config import load
-from tvr_bench.datamodules.tokens import build_tokenizer, encode
+from tvr_bench import config
+from tvr_bench.datamodules.tokens import build_tokenizer, encode, save_tokenizer, train_tokenizer
 from tvr_bench.errors import UserError
-from tvr_bench.models.layers.clip import ClipBackbone
+from tvr_bench.models.layers.backbone import build_backbone
+from tvr_bench.models.layers.clip import HUB, ClipBackbone
 from tvr_bench.registry import create_model
 
-SIDE, WIDTH = 32, 24
+CAPTIONS = ["a dog runs to the left", "a red sign says open", "two cats sleep"]
+SIDE, WORDS, WIDTH = 32, 12, 24
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the hub would give it, with random weights."""
+    """A checkpoint of CLIP's architecture, as small as can be, with random weights."""
     from transformers import CLIPConfig, CLIPModel
 
-    tower = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
-    tower |= {"num_hidden_layers": 2, "projection_dim": WIDTH}
-    text = tower | {"vocab_size": 60, "max_position_embeddings": 16, "eos_token_id": 2}
-    image = tower | {"image_size": SIDE, "patch_size": 16}
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=text, vision_config=image, projection_dim=WIDTH)
     path = tmp_path_factory.mktemp("clip")
-    CLIPModel(config).save_pretrained(path)
-    vocab = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "a", "red", "ball"])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(path / "tokenizer.json"))
+    tokenizer = train_tokenizer(CAPTIONS, 320, WORDS)
+    end = tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens(["<end>"])
+    template = tokenizer.post_processor
+    tokenizer.post_processor = type(template)(
+        single="<s> $A <end>", special_tokens=[("<s>", 1), ("<end>", end)]
+    )
+    save_tokenizer(tokenizer, path / "tokenizer.json")
+    shared: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(
+            projection_dim=WIDTH,
+            text_config=shared
+            | {"vocab_size": 400, "max_position_embeddings": 16, "eos_token_id": end},
+            vision_config=shared | {"image_size": SIDE, "patch_size": 16},
+        )
+    )
+    model.save_pretrained(path)
     return path
 
 
-def test_features_equal_those_of_transformers(folder: Path) -> None:
+def _settings(folder: Path | str, *more: str) -> list[str]:
+    size = f"video.size=[{SIDE},{SIDE}]"
+    return [
+        "backbone.name=clip_vit_b32",
+        f"backbone.weights={folder}",
+        size,
+        f"text.words={WORDS}",
+        *more,
+    ]
+
+
+@pytest.fixture
+def backbone(folder: Path) -> ClipBackbone:
+    built = build_backbone(config.load(_settings(folder)))
+    assert isinstance(built, ClipBackbone)
+    return built.eval()
+
+
+def _tokens(folder: Path) -> tuple[Tensor, Tensor]:
+    ids, mask = encode(build_tokenizer(config.load(_settings(folder)), []), CAPTIONS)
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _tensor(output: Any) -> Tensor:
+    """What `get_text_features` returns: the features, or an output that holds them."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def test_the_tokenizer_comes_from_the_folder(folder: Path) -> None:
+    ids, mask = _tokens(folder)
+    assert ids.shape == (3, WORDS)
+    ends = mask.sum(1) - 1
+    assert len(set(ids[torch.arange(3), ends].tolist())) == 1
+    assert (ids[:, 0] == 1).all()
+    long, _ = encode(build_tokenizer(config.load(_settings(folder)), []), ["dog " * 99])
+    assert long[0, -1] == ids[0, ends[0]], "a cut text keeps its end"
+
+
+def test_texts_have_the_features_of_transformers(folder: Path, backbone: ClipBackbone) -> None:
+    ids, mask = _tokens(folder)
+    with torch.no_grad():
+        expected = _tensor(
+            backbone.clip.get_text_features(input_ids=ids, attention_mask=mask.long())
+        )
+        pooled, words = backbone.encode_text(ids, mask)
+    assert pooled.shape == (3, WIDTH) and words.shape == (3, WORDS, WIDTH)
+    assert torch.allclose(pooled, expected, atol=1e-5)
+    assert torch.allclose(words[torch.arange(3), mask.sum(1) - 1], expected, atol=1e-5)
+
+
+def test_frames_have_the_features_of_transformers(backbone: ClipBackbone) -> None:
+    from transformers import CLIPImageProcessor
+
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 3, 3, SIDE, SIDE), generator=generator).byte()
+    processor: Any = CLIPImageProcessor(do_resize=False, do_center_crop=False, do_convert_rgb=False)
+    images = [frame.permute(1, 2, 0).numpy() for frame in frames.flatten(0, 1)]
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = _tensor(backbone.clip.get_image_features(pixel_values=pixels))
+        whole, patches = backbone.encode_frames(frames)
+    assert whole.shape == (2, 3, WIDTH) and patches.shape == (2, 3, 4, WIDTH)
+    assert torch.allclose(whole.flatten(0, 1), expected, atol=1e-5)
+
+
+def test_it_is_loaded_in_full_precision(folder: Path, tmp_path: Path) -> None:
     from transformers import CLIPModel
 
-    backbone = ClipBackbone("clip_vit_b32", str(folder), (SIDE, SIDE)).eval()
-    reference = CLIPModel.from_pretrained(folder).eval()
-    frames = torch.randint(0, 256, (2, 3, 3, SIDE, SIDE), dtype=torch.uint8)
-    pixels = (frames.flatten(0, 1) / 255 - backbone.mean) / backbone.std
-    ids = torch.tensor([[1, 3, 4, 5, 2], [1, 3, 5, 2, 0]])
-    mask = torch.tensor([[True] * 5, [True] * 4 + [False]])
-    with torch.no_grad():
-        frame, patches = backbone.encode_frames(frames)
-        vision = reference.vision_model(pixel_values=pixels).pooler_output
-        pooled, words = backbone.encode_text(ids, mask)
-        hidden = reference.text_model(input_ids=ids, attention_mask=mask.long())
-        expected = reference.visual_projection(vision).view(2, 3, WIDTH)
-        last = reference.text_projection(hidden.last_hidden_state)
-    torch.testing.assert_close(frame, expected)
-    assert patches.shape == (2, 3, 4, WIDTH) and words.shape == (2, 5, WIDTH)
-    torch.testing.assert_close(pooled, torch.stack([last[0, 4], last[1, 3]]))
+    CLIPModel.from_pretrained(folder).half().save_pretrained(tmp_path / "half")
+    built = build_backbone(config.load(_settings(tmp_path / "half")))
+    assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
 
 
-def test_a_model_is_built_on_a_local_folder(folder: Path) -> None:
-    settings = {"backbone.name": "clip_vit_b32", "backbone.weights": folder, "text.words": 8}
-    model = create_model("tcard", **settings, **{"video.size": f"[{SIDE},{SIDE}]", "heads": 2})
-    assert model.backbone.dim == WIDTH
-    rates = sorted({group["lr"] for group in model.parameter_groups()})
-    assert len(rates) == 2 and rates[0] == pytest.approx(1e-3 * rates[1])
+@pytest.mark.parametrize("name", ["meanpool", "tcard"])
+@pytest.mark.parametrize("encoder", ["shared", "untied"])
+def test_a_model_trains_on_it(name: str, encoder: str, folder: Path) -> None:
+    pairs = dict(setting.split("=", 1) for setting in _settings(folder))
+    more = {"ocr.windows": 2, "video.frames": 3}
+    more |= {"model.heads": 2, "model.ocr_encoder": encoder} if name == "tcard" else {}
+    model = create_model(name, **pairs, **more)
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]
+    ids, mask = _tokens(folder)
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "text_ids": ids,
+        "text_mask": mask,
+        "frames": torch.randint(0, 256, (3, 3, 3, SIDE, SIDE), generator=generator).byte(),
+        "frame_mask": torch.ones(3, 3).bool(),
+        "ocr_ids": ids[:, None].expand(-1, 2, -1),
+        "ocr_mask": mask[:, None].expand(-1, 2, -1),
+    }
+    loss = model.training_step(batch, 0)
+    loss.backward()
+    assert loss.isfinite()
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    rates = {group["lr"] for group in model.parameter_groups()}
+    lr = model.cfg.optim.lr
+    assert min(rates) == pytest.approx(1e-3 * lr) and max(rates) == pytest.approx(lr)
 
 
-def test_the_tokenizer_of_the_folder_is_used(folder: Path) -> None:
-    cfg = load(["backbone.name=clip_vit_b32", f"backbone.weights={folder}", "text.words=8"])
-    ids, mask = encode(build_tokenizer(cfg, []), ["a red ball"])
-    assert ids[0, :3].tolist() == [3, 4, 5] and mask[0].tolist() == [True] * 3 + [False] * 5
+def test_a_wrong_size_names_the_right_one(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"set video\.size=\[32,32\]"):
+        build_backbone(config.load([*_settings(folder), "video.size=[224,224]"]))
 
 
-def test_missing_weights_say_what_to_bring_and_where(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.safetensors.*backbone\.weights=FOLDER"):
-        ClipBackbone("clip_vit_b32", str(tmp_path), (SIDE, SIDE))
+def test_more_words_than_it_has_positions_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"text\.words=17 .*16"):
+        build_backbone(config.load([*_settings(folder), "text.words=17"]))
+
+
+@pytest.mark.parametrize("gone", ["model.safetensors", "config.json"])
+def test_a_folder_that_lacks_a_file_says_what_to_download(
+    gone: str, folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / gone).unlink()
+    with pytest.raises(UserError, match=r"no weights at .*model\.safetensors") as error:
+        build_backbone(config.load(_settings(copy)))
+    assert "\n" not in str(error.value)
+    assert "backbone.weights=FOLDER" in str(error.value)
+
+
+def test_weights_that_are_not_all_there_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"no visual_projection\.weight in it"):
+        build_backbone(config.load(_settings(copy)))
+
+
+def test_a_pickle_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "model.safetensors").unlink()
+    torch.save({"harmless": torch.zeros(1)}, copy / "pytorch_model.bin")
+    with pytest.raises(UserError, match="no weights at"):
+        build_backbone(config.load(_settings(copy)))
+
+
+def test_damaged_weights_and_a_missing_tokenizer_are_named(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"no tokenizer at .*tokenizer\.json"):
+        build_tokenizer(config.load(_settings(copy)), [])
+    (copy / "model.safetensors").write_bytes(b"\x00" * 50)
+    with pytest.raises(UserError, match="no weights at"):
+        build_backbone(config.load(_settings(copy)))
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        ClipBackbone("clip_vit_b32", str(tmp_path / "none"), (SIDE, SIDE))
+        build_backbone(config.load(_settings(tmp_path / "a" / "b")))
 
 
-def test_another_frame_size_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"video\.size=\[32,32\]"):
-        ClipBackbone("clip_vit_b32", str(folder), (64, 64))
+def test_without_network_and_weights_the_command_says_what_to_download(tmp_path: Path) -> None:
+    """The whole command, before a single video is rendered."""
+    name = "clip_vit_b32"
+    words = ["bench", "model=meanpool", f"backbone.name={name}", "video.size=[224,224]"]
+    places = [f"run.root={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}"]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("tvr-bench"), *words, *places],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("tvr-bench: ")]
+    assert HUB[name] in line and "backbone.weights=FOLDER" in line
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "cache").rglob("*.mp4"))

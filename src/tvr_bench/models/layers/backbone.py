@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from tvr_bench.config import Config
+from tvr_bench.errors import UserError
 from tvr_bench.models.layers.clip import ClipBackbone
 from tvr_bench.models.layers.tiny import TinyBackbone
 
@@ -33,6 +34,11 @@ def build_backbone(cfg: Config) -> nn.Module:
         backbone = TinyBackbone(cfg.backbone, size, cfg.text.vocab, cfg.text.words)
     else:
         backbone = ClipBackbone(cfg.backbone.name, cfg.backbone.weights, size)
+        if cfg.text.words > backbone.words:
+            raise UserError(
+                f"text.words={cfg.text.words} is more than the {backbone.words} that "
+                f"{cfg.backbone.name} can read; lower it"
+            )
     if cfg.backbone.frozen:
         backbone.requires_grad_(False)
     return backbone

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
@@ -51,9 +52,15 @@ class ClipBackbone(nn.Module):
             raise missing(name, where, FileNotFoundError("no such folder"))
         try:
             # safetensors only: a pickle from a stranger can run code
-            self.clip = CLIPModel.from_pretrained(where, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError) as error:
+            loaded: Any = CLIPModel.from_pretrained(
+                where, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise missing(name, where, error) from error
+        self.clip, info = loaded
+        if info["missing_keys"]:  # transformers would leave these random
+            raise missing(name, where, KeyError(f"no {min(info['missing_keys'])} in it"))
+        self.clip.logit_scale.requires_grad_(False)  # RetrievalModule has its own
         config: Any = self.clip.config
         side = config.vision_config.image_size
         if tuple(size) != (side, side):
@@ -62,6 +69,7 @@ class ClipBackbone(nn.Module):
                 f"set video.size=[{side},{side}]"
             )
         self.dim = int(config.projection_dim)
+        self.words = int(config.text_config.max_position_embeddings)  # most that a text may have
         self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
