@@ -246,13 +246,14 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(
             raise KeyboardInterrupt
 
     words = ["bench", *settings, "model=meanpool", *EPOCHS, "run.name=interrupted"]
+    handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(RetrievalModule, "on_train_batch_start", interrupt, raising=False)
         try:
-            code = main(words)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    assert code != 0
+            assert main(words) == 130
+        finally:
+            signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
+    assert "goes on from here" in capsys.readouterr().err
     assert main(words) == 0
 
 
@@ -372,6 +373,21 @@ def test_a_run_that_reads_scene_text(settings: list[str]) -> None:
     assert again[1].phases["ocr"] < record.phases["ocr"], "the cache must spare the reading"
     shown = yaml.safe_load((run / "config.yaml").read_text())
     assert shown["ocr"]["enabled"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_with_a_code_that_says_so(
+    number: signal.Signals, settings: list[str], root: Path
+) -> None:
+    words = [*settings, "model=meanpool", "trainer.steps=100000", f"run.name={number.name}"]
+    run = root / "runs" / number.name
+    process = _start(words)
+    while process.poll() is None and not (run / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait() == 130
+    assert not (run / "record.json").exists()
 
 
 def _start(words: list[str]) -> subprocess.Popen[bytes]:

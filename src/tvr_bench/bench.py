@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,7 +64,8 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     if (state := training.best_or_last(trainer, cfg.eval.selection)) is not None:
         model.load_state_dict(state)
     test_start = time.perf_counter()
-    trainer.test(model, data, verbose=False)
+    with interruptible():
+        trainer.test(model, data, verbose=False)
     if not trainer.is_global_zero:
         return None
 
@@ -136,6 +139,15 @@ def _make_folder(path: Path, key: str) -> None:
         ) from error
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning ends the process after Ctrl-C or SIGTERM."""
+    try:
+        yield
+    except SystemExit as stop:  # of SIGTERM even with code 0, as if the run were finished
+        raise KeyboardInterrupt from stop
+
+
 def fit(
     trainer: pl.Trainer, model: RetrievalModule, data: VideoTextDataModule, run_dir: Path
 ) -> float:
@@ -143,10 +155,9 @@ def fit(
     last = run_dir / "checkpoints" / "last.ckpt"
     start = time.perf_counter()
     resume = str(last) if last.exists() else None
-    # a checkpoint of our own, yet read as strictly as a stranger's
-    trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with interruptible():
+        # a checkpoint of our own, yet read as strictly as a stranger's
+        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
     return time.perf_counter() - start
 
 

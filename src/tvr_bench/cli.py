@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and not arguments[0].startswith("-"):
             _check_command(arguments[0])
         options, rest = parser.parse_known_args(arguments)
+        options.arguments = arguments
         words = _settings_only(rest)
         if words and not hasattr(options, "settings"):
             raise UserError(
@@ -133,7 +134,7 @@ def _bench(options: argparse.Namespace) -> int:
     cfg = config.load(options.settings, options.config)
     from tvr_bench.bench import bench
 
-    bench(cfg, command=shlex.join(["tvr-bench", *sys.argv[1:]]))
+    bench(cfg, command=shlex.join(["tvr-bench", *options.arguments]))
     return 0
 
 
