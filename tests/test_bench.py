@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -245,7 +246,7 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(
         if self.trainer.global_step == 2:
             raise KeyboardInterrupt
 
-    words = ["bench", *settings, "model=meanpool", *EPOCHS, "run.name=interrupted"]
+    words = ["bench", *settings, "model=meanpool", *EPOCHS, "seed=5"]
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(RetrievalModule, "on_train_batch_start", interrupt, raising=False)
@@ -253,8 +254,12 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(
             assert main(words) == 130
         finally:
             signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
-    assert "goes on from here" in capsys.readouterr().err
-    assert main(words) == 0
+    printed = capsys.readouterr().err
+    command = shlex.split(printed.split("`")[1])
+    assert command[:3] == ["tvr-bench", "bench", "--config"]
+    assert main(command[1:]) == 0
+    run = Path(command[3]).parent
+    assert load_record(run).run.id == run.name
 
 
 @pytest.mark.parametrize("selection", ["best_val", "last"])

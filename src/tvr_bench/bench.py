@@ -64,7 +64,7 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     if (state := training.best_or_last(trainer, cfg.eval.selection)) is not None:
         model.load_state_dict(state)
     test_start = time.perf_counter()
-    with interruptible():
+    with interruptible(run_dir):
         trainer.test(model, data, verbose=False)
     if not trainer.is_global_zero:
         return None
@@ -140,12 +140,16 @@ def _make_folder(path: Path, key: str) -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt where Lightning ends the process after Ctrl-C or SIGTERM."""
+def interruptible(run_dir: Path) -> Iterator[None]:
+    """Raise KeyboardInterrupt, saying how to go on, where Lightning ends the process.
+
+    It does so after Ctrl-C and, with exit code 0 as if the run were finished, after SIGTERM.
+    """
     try:
         yield
-    except SystemExit as stop:  # of SIGTERM even with code 0, as if the run were finished
-        raise KeyboardInterrupt from stop
+    except SystemExit as stop:
+        command = f"tvr-bench bench --config {run_dir / CONFIG_FILE} run.name={run_dir.name}"
+        raise KeyboardInterrupt(f"go on with `{command}`") from stop
 
 
 def fit(
@@ -155,7 +159,7 @@ def fit(
     last = run_dir / "checkpoints" / "last.ckpt"
     start = time.perf_counter()
     resume = str(last) if last.exists() else None
-    with interruptible():
+    with interruptible(run_dir):
         # a checkpoint of our own, yet read as strictly as a stranger's
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
     return time.perf_counter() - start

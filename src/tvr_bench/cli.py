@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"tvr-bench: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("tvr-bench: interrupted; the same command goes on from here", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how = str(stop) or "the same command goes on from here"
+        print(f"tvr-bench: interrupted; {how}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `tvr-bench ... | head`
         return 0
