@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from media.make_clips import make_clip
 from tiny import TINY_MODEL, TINY_RUN, TINY_SIGNVID
+
+# a busy machine is no defect of what is tested
+hypothesis_settings.register_profile("tvr", deadline=None)
+hypothesis_settings.load_profile("tvr")
 
 
 @pytest.fixture

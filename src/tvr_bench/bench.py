@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from tvr_bench import training
-from tvr_bench.config import Config, to_yaml
+from tvr_bench.config import to_yaml
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.tokens import save_tokenizer
 from tvr_bench.errors import UserError
@@ -28,6 +28,7 @@ from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import dataset_class, model_class
 from tvr_bench.report import SPLIT, draw_picture, make_record, print_result
 from tvr_bench.runs import CONFIG_FILE, LEDGER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tvr_bench.schema import Config
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
 

@@ -1,8 +1,8 @@
 """Configuration: base < data set < model < user's file < key=value, held to a schema.
 
-The schema's types stand here, the values and their units in `configs/base.yaml`. A model's and a
-data set's own keys take their types from their YAML. `rules:` in any of these files names the
-allowed values of a key. Nothing here imports torch, so a typing mistake is answered at once.
+The schema's types stand in `schema.py`, the values and their units in `configs/base.yaml`. `rules:`
+in any of these files names the allowed values of a key. Nothing here imports torch, so a typing
+mistake is answered at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,166 +20,31 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tvr_bench.errors import UserError, nearest
+from tvr_bench.schema import Config
 
 CONFIG_ROOT = Path(__file__).parent / "configs"
 _LARGEST_YAML = 1_000_000  # bytes; a larger file is not a configuration
-
-
-@dataclass
-class RunConfig:
-    """Where a run leaves its files."""
-
-    root: str = MISSING
-    name: str | None = MISSING
-    leaderboard: str = MISSING
-    picture: bool = MISSING
-
-
-@dataclass
-class PathsConfig:
-    """Folders that several runs share."""
-
-    cache: str = MISSING
-
-
-@dataclass
-class VideoConfig:
-    """What is read of a video's picture."""
-
-    frames: int = MISSING
-    size: tuple[int, int] = MISSING
-    resize: str = MISSING
-    codec: str = MISSING
-
-
-@dataclass
-class TextConfig:
-    """How captions become tokens."""
-
-    words: int = MISSING
-    vocab: int = MISSING
-
-
-@dataclass
-class OcrConfig:
-    """How scene text is read."""
-
-    enabled: bool = MISSING
-    engine: str = MISSING
-    windows: int = MISSING
-    xi: float = MISSING
-    reads: int = MISSING
-    stride: int = MISSING
-    votes: int = MISSING
-    min_score: float = MISSING
-    min_chars: int = MISSING
-    max_words: int = MISSING
-    side: int = MISSING
-    weights: str | None = MISSING
-
-
-@dataclass
-class BackboneConfig:
-    """The towers of image and text."""
-
-    name: str = MISSING
-    weights: str | None = MISSING
-    frozen: bool = MISSING
-    width: int = MISSING
-    layers: int = MISSING
-    text_layers: int = MISSING
-    heads: int = MISSING
-    mlp: int = MISSING
-    patch: int = MISSING
-    motion: bool = MISSING
-    grid: int = MISSING
-    dropout: float = MISSING
-
-
-@dataclass
-class OptimConfig:
-    """The optimiser and its schedule."""
-
-    lr: float = MISSING
-    backbone_lr: float | None = MISSING
-    weight_decay: float = MISSING
-    betas: tuple[float, float] = MISSING
-    warmup: float = MISSING
-    clip: float = MISSING
-
-
-@dataclass
-class LossConfig:
-    """What every contrastive loss shares."""
-
-    scale: float = MISSING
-    learn_scale: bool = MISSING
-
-
-@dataclass
-class TrainerConfig:
-    """How long, on what and how many at a time."""
-
-    epochs: int = MISSING
-    steps: int | None = MISSING
-    batch_size: int = MISSING
-    groups: bool = MISSING
-    shift: int = MISSING
-    mirror: bool = MISSING
-    max_bad_fraction: float = MISSING
-    accelerator: str = MISSING
-    devices: int = MISSING
-    precision: str = MISSING
-    workers: int = MISSING
-    prepare_workers: int | None = MISSING
-    threads: int | None = MISSING
-    log_every: int = MISSING
-    deterministic: bool = MISSING
-    smoke: bool = MISSING
-
-
-@dataclass
-class EvalConfig:
-    """What is tested and how it is scored."""
-
-    selection: str = MISSING
-    every: float = MISSING
-    batch_size: int = MISSING
-    block: tuple[int, int] = MISSING
-    max_matrix_gb: float = MISSING
-
-
-@dataclass
-class LogConfig:
-    """Which logs are written beside the record."""
-
-    tensorboard: bool = MISSING
-    csv: bool = MISSING
-
-
-@dataclass
-class Config:
-    """The whole configuration of a run; `model` and `data` have the keys of their own YAML."""
-
-    seed: int = MISSING
-    run: RunConfig = field(default_factory=RunConfig)
-    paths: PathsConfig = field(default_factory=PathsConfig)
-    data: Any = MISSING
-    model: Any = MISSING
-    video: VideoConfig = field(default_factory=VideoConfig)
-    text: TextConfig = field(default_factory=TextConfig)
-    ocr: OcrConfig = field(default_factory=OcrConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    log: LogConfig = field(default_factory=LogConfig)
+_NAMED = ("data", "model", "backbone")  # `model=NAME` stands for `model.name=NAME`
 
 
 def names(kind: str) -> list[str]:
     """Return the sorted names of all models (`kind="model"`) or data sets (`kind="data"`)."""
     return sorted(path.stem for path in (CONFIG_ROOT / kind).glob("*.yaml"))
+
+
+def canonical(kind: str, name: str) -> str:
+    """Return the name that a model or data set is filed under; raises UserError if there is none.
+
+    A YAML file may list further names as `aliases:`.
+    """
+    known = names(kind)
+    if name in known:
+        return name
+    for one in known:
+        if name in (_read_yaml(CONFIG_ROOT / kind / f"{one}.yaml").get("aliases") or []):
+            return one
+    what = "data set" if kind == "data" else kind
+    raise UserError(f"there is no {what} '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
 
 
 def load(overrides: Sequence[str] = (), file: Path | None = None) -> Config:
@@ -191,18 +56,22 @@ def load(overrides: Sequence[str] = (), file: Path | None = None) -> Config:
     """
     user = _read_yaml(file) if file else {}
     given = _nested(overrides)
-    for kind in ("data", "model"):
+    for kind in _NAMED:
         _name_as_section(user, kind)
         _name_as_section(given, kind)
     base = _read_yaml(CONFIG_ROOT / "base.yaml")
     chosen = {k: _choose(k, given, user, base) for k in ("data", "model")}
     layers = [base, *(_read_yaml(CONFIG_ROOT / k / f"{chosen[k]}.yaml") for k in chosen)]
+    for layer in layers:
+        layer.pop("aliases", None)
+    paper = layers[-1].pop("paper", None) or {}
     rules: dict[str, Any] = {}
     for layer in layers:
         rules.update(layer.pop("rules", None) or {})
     own = [{k: layer.get(k, {}) for k in chosen} for layer in layers[1:]]
     known = [key for layer in (base, *own) for key in _keys(layer)]
     merged = _schema(layers)
+    layers += _paper_layers(paper, chosen, user, given, base)
     for layer in [*layers, user, given]:
         _check_keys(layer, known)
         _merge(merged, layer)
@@ -261,7 +130,7 @@ def _nested(overrides: Sequence[str]) -> dict[str, Any]:
             key, _ = text.split("=", 1)
             value = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
             assert isinstance(value, dict)
-            if key in ("model", "data"):
+            if key in _NAMED:
                 value = {key: {"name": value[key]}}
             _update(merged, cast(dict[str, Any], value), text)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -285,18 +154,39 @@ def _name_as_section(layer: dict[str, Any], kind: str) -> None:
 
 
 def _choose(kind: str, *layers: Mapping[str, Any]) -> str:
+    """Return the canonical name that the first of the layers gives, and put it there."""
     for layer in layers:
         section = layer.get(kind)
-        if isinstance(section, Mapping) and section.get("name"):
-            name = str(section["name"])
-            if name not in names(kind):
-                what = "data set" if kind == "data" else "model"
-                known = ", ".join(names(kind))
-                raise UserError(
-                    f"there is no {what} '{name}'.{nearest(name, names(kind))} Known: {known}"
-                )
-            return name
+        if isinstance(section, dict) and section.get("name"):
+            section["name"] = canonical(kind, str(section["name"]))
+            return cast(str, section["name"])
     raise AssertionError(f"base.yaml names no {kind}")
+
+
+def _paper_layers(
+    paper: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    user: dict[str, Any],
+    given: dict[str, Any],
+    base: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return what a model's `paper:` section adds: its towers, its schedule, that of a data set.
+
+    The towers where `backbone=paper` or `track=paper` asks for them, the rest for the latter.
+    """
+    track = given.get("track", user.get("track", base["track"]))
+    named = [s for s in (given.get("backbone"), user.get("backbone")) if isinstance(s, dict)]
+    towers = next((section["name"] for section in named if "name" in section), None)
+    wanted = towers == "paper" or (towers is None and track == "paper")
+    for section in named:
+        if section.get("name") == "paper":
+            del section["name"]
+    layers = [paper.get("towers")] if wanted else []
+    if wanted and not layers[0]:
+        raise UserError(f"{chosen['model']} has no backbone of its own; choose another backbone")
+    if track == "paper":
+        layers += [paper.get("all"), paper.get(chosen["data"])]
+    return [layer for layer in layers if layer]
 
 
 def _schema(layers: Sequence[Mapping[str, Any]]) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tvr_bench import config
-from tvr_bench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from tvr_bench.datamodules.base import VideoTextDataModule
@@ -79,12 +78,7 @@ def _register(kind: str, name: str) -> Callable[[Class], Class]:
 
 
 def _find(kind: str, name: str) -> Any:
-    known = config.names(kind)
-    if name not in known:
-        what = "data set" if kind == "data" else "model"
-        raise UserError(
-            f"there is no {what} '{name}'.{nearest(name, known)} Known: {', '.join(known)}"
-        )
+    name = config.canonical(kind, name)
     module = f"{_PACKAGES[kind]}.{name}"
     spec = importlib.util.find_spec(module)
     assert spec is not None, f"configs/{kind}/{name}.yaml has no {module}"

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvr_bench.config import Config
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.evaluation import efficiency
@@ -35,6 +34,8 @@ from tvr_bench.leaderboard.strips import Hit, QueryStrip, draw_retrieval
 from tvr_bench.leaderboard.table import LeaderboardPaths
 from tvr_bench.media.video import VideoError, probe, read_frames, segment_centres
 from tvr_bench.models.base import RetrievalModule
+from tvr_bench.schema import Config
+from tvr_bench.settings import split_frames
 
 SPLIT = "test"
 _PICTURE = "retrieval.png"
@@ -85,7 +86,8 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
     return Protocol(
         split=SPLIT,
         captions="single" if len(split.queries) == len(split.clips) else "all",
-        frames=cfg.video.frames,
+        track="paper" if cfg.track == "paper" else "controlled",
+        frames=split_frames(cfg, SPLIT),
         resolution=(cfg.video.size[0], cfg.video.size[1]),
         words=cfg.text.words,
         selection="last" if cfg.eval.selection == "last" else "best_val",

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from tvr_bench.config import Config, load
+from tvr_bench.config import load
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.tokens import load_tokenizer
 from tvr_bench.errors import UserError
@@ -17,6 +17,7 @@ from tvr_bench.evaluation.callback import RetrievalEvaluation
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import dataset_class, model_class
+from tvr_bench.schema import Config
 
 CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from tvr_bench.config import Config
 from tvr_bench.media.cache import FrameSpec
 from tvr_bench.media.captioner import WindowSpec
+from tvr_bench.schema import Config
 
 
-def frame_spec(cfg: Config) -> FrameSpec:
-    """Return which frames of a clip the configuration asks for."""
-    video = cfg.video
-    return FrameSpec(video.frames, (video.size[0], video.size[1]), video.resize, video.codec)
+def frame_spec(cfg: Config, split: str = "train") -> FrameSpec:
+    """Return which frames of a clip of a split the configuration asks for."""
+    video, frames = cfg.video, split_frames(cfg, split)
+    return FrameSpec(frames, (video.size[0], video.size[1]), video.resize, video.codec)
+
+
+def split_frames(cfg: Config, split: str) -> int:
+    """Return the number of frames per clip of a split; training may see another than the test."""
+    return cfg.video.frames if split == "train" else cfg.eval.frames or cfg.video.frames
 
 
 def window_spec(cfg: Config) -> WindowSpec:

@@ -17,9 +17,9 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from tvr_bench.config import Config
 from tvr_bench.errors import UserError
 from tvr_bench.progress import LogLineProgress, terminal
+from tvr_bench.schema import Config
 
 MONITOR = "val/R@1_mean"  # mean of both directions; the checkpoint is chosen on validation
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tvr_bench.models.losses import Features, contrastive_loss, gather
+from tvr_bench.models.losses import Features, gather, paired_losses, symmetric_info_nce
 
 ITEMS, WIDTH, FRAMES = 6, 5, 3
 
@@ -40,9 +40,20 @@ class Pairwise(nn.Module):
         mean = (pairs * weights).sum(-1) / weights.sum(-1)
         return {"score": mean, "best": pairs.masked_fill(~video["mask"], -9.0).amax(-1)}
 
+    def contrast(self, name: str, rows: Tensor, columns: Tensor, start: int) -> Tensor:
+        scale = self.log_scale.exp()
+        return symmetric_info_nce(scale * rows, scale * columns, start)
+
     def losses(self, batch: Features) -> dict[str, Tensor]:
-        text, video = self.encode(batch)
-        return contrastive_loss(self.scores, text, video, self.log_scale.exp())
+        own = self.encode(batch)
+        whole = gather(own[0]), gather(own[1])
+        losses = paired_losses(self.scores, self.contrast, own, whole)
+        return losses | {"spread": self.spread(*whole)}
+
+    def spread(self, text: Features, video: Features) -> Tensor:
+        """A statistic of the whole batch: one rank's share would give another value."""
+        frames = video["frames"].mean(1)
+        return (text["text"] - frames).std(0).sum() * self.log_scale
 
 
 def batch() -> Features:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from loss_worker import ITEMS, Pairwise, batch
 from torch import Tensor
 
-from tvr_bench.models.losses import contrastive_loss, gather, symmetric_info_nce, world_size
+from tvr_bench.models.base import RetrievalModule
+from tvr_bench.models.losses import gather, paired_losses, symmetric_info_nce, world_size
 
 
 def _slow(rows: list[list[float]], columns: list[list[float]], start: int) -> float:
@@ -26,6 +27,10 @@ def _slow(rows: list[list[float]], columns: list[list[float]], start: int) -> fl
             partition = sum(math.exp(score - peak) for score in row)
             total -= (row[start + i] - peak - math.log(partition)) / len(matrix)
     return total / 2
+
+
+def _info_nce(name: str, rows: Tensor, columns: Tensor, start: int) -> Tensor:
+    return symmetric_info_nce(rows, columns, start)
 
 
 @given(
@@ -59,14 +64,15 @@ def test_both_directions_count() -> None:
     def score(text: dict[str, Tensor], video: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"score": scores[text["row"]][:, video["column"]]}
 
-    loss = contrastive_loss(score, text, video, torch.tensor(1.0))["score"].item()
+    pairs = (text, video)
+    loss = paired_losses(score, _info_nce, pairs, pairs)["score"].item()
     assert loss == pytest.approx(both) != pytest.approx(one_way)
 
 
 def test_every_named_score_has_a_loss_and_the_scale_multiplies() -> None:
     model, whole = Pairwise(), batch()
     losses = model.losses(whole)
-    assert sorted(losses) == ["best", "score"]
+    assert sorted(losses) == ["best", "score", "spread"]
     scale = model.log_scale.exp().item()
     for name, scores in model.scores(*model.encode(whole)).items():
         scaled = (scale * scores).tolist()
@@ -75,12 +81,14 @@ def test_every_named_score_has_a_loss_and_the_scale_multiplies() -> None:
 
 
 def test_scores_in_half_precision_lose_nothing_in_the_softmax() -> None:
-    scores = torch.eye(4).bfloat16() * 0.25
-    features = {"i": torch.arange(4)}
-    found = contrastive_loss(lambda t, v: {"score": scores}, features, features, torch.tensor(30.3))
-    assert found["score"].dtype == torch.float32
+    class Model:
+        logit_scale = torch.tensor(30.3)
+
+    half = torch.eye(4).bfloat16() * 0.25
+    found = RetrievalModule.contrast(Model(), "score", half, half, 0)  # type: ignore[arg-type]
+    assert found.dtype == torch.float32
     exact = (7.575 * torch.eye(4)).tolist()
-    assert found["score"].item() == pytest.approx(_slow(exact, exact, 0), rel=1e-3)
+    assert found.item() == pytest.approx(_slow(exact, exact, 0), rel=1e-3)
 
 
 def test_one_process_gathers_nothing() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
 from tvr_bench.models import tcard
-from tvr_bench.models.losses import contrastive_loss
+from tvr_bench.models.losses import paired_losses
 from tvr_bench.models.tcard import TCard
 from tvr_bench.registry import create_model
 
@@ -59,9 +59,9 @@ def _encode(model: TCard, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def _total(model: TCard, batch: dict[str, Tensor]) -> Tensor:
-    text, video = _encode(model, batch)
-    losses = contrastive_loss(model.training_scores, text, video, model.logit_scale)
-    losses |= model.auxiliary_losses(text, video)
+    pairs = _encode(model, batch)
+    losses = paired_losses(model.training_scores, model.contrast, pairs, pairs)
+    losses |= model.auxiliary_losses(*pairs)
     return torch.stack(list(losses.values())).sum()
 
 

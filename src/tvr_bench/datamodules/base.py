@@ -16,7 +16,6 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
-from tvr_bench.config import Config
 from tvr_bench.datamodules import tokens
 from tvr_bench.datamodules.items import Items, Mirrored, TextItems, TrainItems, VideoItems
 from tvr_bench.datamodules.plan import EpochPlan, rank_share
@@ -25,6 +24,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.cache import FrameStore, build_frames
 from tvr_bench.media.captioner import build_windows
+from tvr_bench.schema import Config
 from tvr_bench.settings import frame_spec, window_spec
 from tvr_bench.shards import cores
 
@@ -195,7 +195,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         for name in splits:
             self._frames[name] = build_frames(
                 self.split(name).clips,
-                frame_spec(self.cfg),
+                frame_spec(self.cfg, name),
                 self.cache / "frames",
                 workers=self.workers,
                 ledger=self.ledger,

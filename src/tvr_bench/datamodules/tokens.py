@@ -19,9 +19,9 @@ from tokenizers import (
     trainers,
 )
 
-from tvr_bench.config import Config
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
+from tvr_bench.schema import Config
 
 _PAD, _BEGIN, _END = "<pad>", "<s>", "</s>"
 

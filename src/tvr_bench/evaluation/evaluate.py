@@ -84,7 +84,8 @@ class EvaluationResult:
             for direction, metrics in (("t2v", self.t2v), ("v2t", self.v2t))
             for name in _LOGGED
         }
-        values["R@1_mean"] = (self.t2v["R@1"] + self.v2t["R@1"]) / 2
+        for name in ("R@1", "R@10"):
+            values[f"{name}_mean"] = (self.t2v[name] + self.v2t[name]) / 2
         values["RSum"] = self.rsum
         if self.in_group:
             values["in_group_R@1"] = self.in_group["R@1"]

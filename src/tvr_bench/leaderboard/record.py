@@ -92,10 +92,12 @@ class Protocol(_Part):
     """How a number was made; numbers compare only where all of this but `ocr` is equal.
 
     `ocr` is a model's input, like its frames' motion, and not a rule of the test.
+    `track` is controlled (the same towers and schedule for every model) or paper (the model's own);
     `resolution` is (height, width), `two_stage` the k of a second stage over the top k.
     """
 
     split: str
+    track: Literal["controlled", "paper"] = "controlled"
     captions: Literal["single", "all", "paragraph"]
     frames: Count
     resolution: tuple[Count, Count]

@@ -115,7 +115,8 @@ def protocol_key(record: Record) -> str:
     """
     p = record.protocol
     height, width = p.resolution
-    parts = [p.captions, f"{p.frames}f", f"{height}x{width}", f"{p.words}w", p.selection]
+    track = ["paper track"] if p.track == "paper" else []
+    parts = [*track, p.captions, f"{p.frames}f", f"{height}x{width}", f"{p.words}w", p.selection]
     if p.postprocess != "none":
         parts.append(p.postprocess)
     if p.two_stage is not None:

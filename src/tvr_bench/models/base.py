@@ -13,10 +13,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from tvr_bench.config import Config
 from tvr_bench.errors import UserError
 from tvr_bench.models.layers.backbone import Backbone, build_backbone
-from tvr_bench.models.losses import Features, contrastive_loss
+from tvr_bench.models.losses import Features, gather, paired_losses, symmetric_info_nce
+from tvr_bench.schema import Config
 
 Batch = dict[str, Tensor]
 _LARGEST_SCALE = 100.0  # CLIP's own ceiling
@@ -41,8 +41,15 @@ class Retriever(Protocol):
 class RetrievalModule(pl.LightningModule):
     """A Retriever that trains; a model overrides the methods of Retriever and what it needs."""
 
+    fixed_frames = False  # whether the test must have as many frames per clip as the training
+
     def __init__(self, cfg: Config) -> None:
         super().__init__()
+        if self.fixed_frames and cfg.eval.frames not in (None, cfg.video.frames):
+            raise UserError(
+                f"{cfg.model.name} learns something for each of its {cfg.video.frames} frames; "
+                "leave eval.frames alone"
+            )
         self.cfg = cfg
         self.tokenizer: Tokenizer | None = None  # of the texts that the weights were trained on
         self.trained_epochs = 0.0  # passes over the training clips
@@ -77,9 +84,18 @@ class RetrievalModule(pl.LightningModule):
         """Return the named parts [N, M] that the score is made of."""
         return {"score": self.similarity(text, video)}
 
+    def training_features(self, text: Features, video: Features) -> tuple[Features, Features]:
+        """Return the features of matched pairs as the losses see them, before any gathering."""
+        return text, video
+
     def training_scores(self, text: Features, video: Features) -> dict[str, Tensor]:
-        """Return the named scores [N, M] that each get an InfoNCE loss."""
+        """Return the named scores [N, M, ...] that each get a contrastive loss."""
         return {"score": self.similarity(text, video)}
+
+    def contrast(self, name: str, rows: Tensor, columns: Tensor, start: int) -> Tensor:
+        """Return the loss of one named score, symmetric InfoNCE; arguments: `paired_losses`."""
+        scale = self.logit_scale
+        return symmetric_info_nce(scale * rows.float(), scale * columns.float(), start)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -87,15 +103,20 @@ class RetrievalModule(pl.LightningModule):
         return {}
 
     def auxiliary_losses(self, text: Features, video: Features) -> dict[str, Tensor]:
-        """Return further losses of the matched pairs, weighted, as scalars."""
+        """Return further losses of this rank's matched pairs, weighted, as scalars."""
+        return {}
+
+    def batch_losses(self, text: Features, video: Features) -> dict[str, Tensor]:
+        """Return further losses of the matched pairs of all ranks at once, weighted, as scalars."""
         return {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of all losses of one batch of matched pairs."""
-        text, video = self.encode_text(batch), self.encode_video(batch)
-        losses = contrastive_loss(self.training_scores, text, video, self.logit_scale)
+        own = self.training_features(self.encode_text(batch), self.encode_video(batch))
+        whole = gather(own[0]), gather(own[1])
+        losses = paired_losses(self.training_scores, self.contrast, own, whole)
         losses = {name: self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()}
-        losses |= self.auxiliary_losses(text, video)
+        losses |= self.auxiliary_losses(*own) | self.batch_losses(*whole)
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         for name, value in losses.items():
@@ -129,7 +150,21 @@ class RetrievalModule(pl.LightningModule):
             raise UserError(
                 "nothing is left to train; set backbone.frozen=false or loss.learn_scale=true"
             )
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
+        optimizer = kind(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
+        if optim.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, mode="max", factor=0.5, patience=optim.patience, cooldown=optim.patience
+            )
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {
+                    "scheduler": plateau,
+                    "monitor": "val/R@10_mean",
+                    "frequency": max(1, int(self.cfg.eval.every)),
+                    "strict": False,
+                },
+            }
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, steps, optim.warmup)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 Features = dict[str, Tensor]
 Scores = dict[str, Tensor]
+Contrast = Callable[[str, Tensor, Tensor, int], Tensor]
 
 
 class _Gather(torch.autograd.Function):
@@ -68,21 +69,22 @@ def symmetric_info_nce(rows: Tensor, columns: Tensor, start: int = 0) -> Tensor:
     return (F.cross_entropy(rows, target) + F.cross_entropy(columns, target)) / 2
 
 
-def contrastive_loss(
-    score: Callable[[Features, Features], Scores], text: Features, video: Features, scale: Tensor
+def paired_losses(
+    score: Callable[[Features, Features], Scores],
+    contrast: Contrast,
+    own: tuple[Features, Features],
+    whole: tuple[Features, Features],
 ) -> dict[str, Tensor]:
-    """Return one symmetric InfoNCE per named score matrix, over the batch of all ranks.
+    """Return one loss per named score, the mean over this rank's share of the whole batch.
 
-    `score(text, video)` gives named matrices [N, M]; `scale` multiplies them before the softmax.
+    `own` are the features of this rank's b texts and videos, matched row by row, and `whole` those
+    of all B pairs, as `gather` returns them. `score(text, video)` gives named scores
+    [N, M, ...]; `contrast(name, rows, columns, start)` makes a loss of them: `rows` [b, B, ...] are
+    scores of own texts with all videos, `columns` [b, B, ...] those of own videos with all texts,
+    and the match of own item i stands at column start + i of both.
     """
-    if world_size() == 1:
-        named = score(text, video)
-        return {k: _scaled(s, s.T, scale, 0) for k, s in named.items()}
-    items = len(next(iter(text.values())))
-    rows, columns = score(text, gather(video)), score(gather(text), video)
-    start = dist.get_rank() * items
-    return {k: _scaled(rows[k], columns[k].T, scale, start) for k in rows}
-
-
-def _scaled(rows: Tensor, columns: Tensor, scale: Tensor, start: int) -> Tensor:
-    return symmetric_info_nce(scale * rows.float(), scale * columns.float(), start)
+    text, video = own
+    rows = score(text, whole[1])
+    columns = rows if whole[0] is text else score(whole[0], video)
+    start = dist.get_rank() * len(next(iter(text.values()))) if world_size() > 1 else 0
+    return {k: contrast(k, rows[k], columns[k].transpose(0, 1), start) for k in rows}

@@ -51,13 +51,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_bench.config import Config
 from tvr_bench.models.base import Batch, RetrievalModule
 from tvr_bench.models.layers.calibrating import cycle_consistency
 from tvr_bench.models.layers.masking import attendable, masked_mean
 from tvr_bench.models.layers.pairwise import PairwiseHead
 from tvr_bench.models.losses import Features
 from tvr_bench.registry import register_model
+from tvr_bench.schema import Config
 
 _IMAGE_PARTS = ("image", "clip.vision_model", "clip.visual_projection")  # of our backbones
 
@@ -65,6 +65,8 @@ _IMAGE_PARTS = ("image", "clip.vision_model", "clip.visual_projection")  # of ou
 @register_model("tcard")
 class TCard(RetrievalModule):
     """Frames and window captions, calibrated and distilled under every text."""
+
+    fixed_frames = True
 
     def __init__(self, cfg: Config) -> None:
         """Build backbone and head; raises UserError for a configuration that cannot be built."""

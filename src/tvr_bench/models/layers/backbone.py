@@ -6,10 +6,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from tvr_bench.config import Config
 from tvr_bench.errors import UserError
 from tvr_bench.models.layers.clip import ClipBackbone
 from tvr_bench.models.layers.tiny import TinyBackbone
+from tvr_bench.schema import Config
 
 
 class Backbone(Protocol):

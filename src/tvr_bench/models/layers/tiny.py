@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_bench.config import BackboneConfig
 from tvr_bench.errors import UserError
+from tvr_bench.schema import BackboneConfig
 
 
 class Attention(nn.Module):

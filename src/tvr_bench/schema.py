@@ -1,0 +1,168 @@
+"""The schema of a configuration: the type of every key; its values and units: `configs/base.yaml`.
+
+A model's and a data set's own keys take their types from their YAML. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class RunConfig:
+    """Where a run leaves its files."""
+
+    root: str = MISSING
+    name: str | None = MISSING
+    leaderboard: str = MISSING
+    picture: bool = MISSING
+
+
+@dataclass
+class PathsConfig:
+    """Folders that several runs share."""
+
+    cache: str = MISSING
+
+
+@dataclass
+class VideoConfig:
+    """What is read of a video's picture."""
+
+    frames: int = MISSING
+    size: tuple[int, int] = MISSING
+    resize: str = MISSING
+    codec: str = MISSING
+
+
+@dataclass
+class TextConfig:
+    """How captions become tokens."""
+
+    words: int = MISSING
+    vocab: int = MISSING
+
+
+@dataclass
+class OcrConfig:
+    """How scene text is read."""
+
+    enabled: bool = MISSING
+    engine: str = MISSING
+    windows: int = MISSING
+    xi: float = MISSING
+    reads: int = MISSING
+    stride: int = MISSING
+    votes: int = MISSING
+    min_score: float = MISSING
+    min_chars: int = MISSING
+    max_words: int = MISSING
+    side: int = MISSING
+    weights: str | None = MISSING
+
+
+@dataclass
+class BackboneConfig:
+    """The towers of image and text."""
+
+    name: str = MISSING
+    weights: str | None = MISSING
+    frozen: bool = MISSING
+    width: int = MISSING
+    layers: int = MISSING
+    text_layers: int = MISSING
+    heads: int = MISSING
+    mlp: int = MISSING
+    patch: int = MISSING
+    motion: bool = MISSING
+    grid: int = MISSING
+    dropout: float = MISSING
+
+
+@dataclass
+class OptimConfig:
+    """The optimiser and its schedule."""
+
+    name: str = MISSING
+    lr: float = MISSING
+    backbone_lr: float | None = MISSING
+    weight_decay: float = MISSING
+    betas: tuple[float, float] = MISSING
+    warmup: float = MISSING
+    schedule: str = MISSING
+    patience: int = MISSING
+    clip: float = MISSING
+
+
+@dataclass
+class LossConfig:
+    """What every contrastive loss shares."""
+
+    scale: float = MISSING
+    learn_scale: bool = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what and how many at a time."""
+
+    epochs: int = MISSING
+    steps: int | None = MISSING
+    batch_size: int = MISSING
+    groups: bool = MISSING
+    shift: int = MISSING
+    mirror: bool = MISSING
+    max_bad_fraction: float = MISSING
+    accelerator: str = MISSING
+    devices: int = MISSING
+    precision: str = MISSING
+    workers: int = MISSING
+    prepare_workers: int | None = MISSING
+    threads: int | None = MISSING
+    log_every: int = MISSING
+    deterministic: bool = MISSING
+    smoke: bool = MISSING
+
+
+@dataclass
+class EvalConfig:
+    """What is tested and how it is scored."""
+
+    selection: str = MISSING
+    every: float = MISSING
+    frames: int | None = MISSING
+    batch_size: int = MISSING
+    block: tuple[int, int] = MISSING
+    max_matrix_gb: float = MISSING
+
+
+@dataclass
+class LogConfig:
+    """Which logs are written beside the record."""
+
+    tensorboard: bool = MISSING
+    csv: bool = MISSING
+
+
+@dataclass
+class Config:
+    """The whole configuration of a run; `model` and `data` have the keys of their own YAML."""
+
+    seed: int = MISSING
+    track: str = MISSING
+    run: RunConfig = field(default_factory=RunConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    data: Any = MISSING
+    model: Any = MISSING
+    video: VideoConfig = field(default_factory=VideoConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    ocr: OcrConfig = field(default_factory=OcrConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    log: LogConfig = field(default_factory=LogConfig)
