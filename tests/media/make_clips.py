@@ -55,6 +55,7 @@ def make_clip(
         stream.codec_context.gop_size = gop
         if codec in ("mpeg4", "mpeg2video"):
             stream.codec_context.max_b_frames = bframes
+            stream.codec_context.thread_count = 2  # else the file depends on the machine's cores
         if time_base is not None:
             stream.codec_context.time_base = time_base
         for i, picture in enumerate(pictures(count, size)):

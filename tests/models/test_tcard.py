@@ -110,8 +110,9 @@ def test_training_scores_follow_the_loss_key(loss: str) -> None:
         assert torch.allclose(scores["score"], model.similarity(text, video))
 
 
-def test_plain_frames_get_a_weighted_loss_but_no_say_in_the_score() -> None:
-    model = _model(frame_loss=3.0)
+@pytest.mark.parametrize("loss", ["joint", "branch", "both"])
+def test_plain_frames_get_a_weighted_loss_but_no_say_in_the_score(loss: str) -> None:
+    model = _model(frame_loss=3.0, loss=loss)
     text, video = _encode(model, _batch())
     scores = model.training_scores(text, video)
     means = video["frames"].mean(1)

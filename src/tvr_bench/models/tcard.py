@@ -110,11 +110,10 @@ class TCard(RetrievalModule):
         """Return what gets an InfoNCE each: the score, its parts, or all of them (`loss`)."""
         parts = self.score_parts(text, video)
         score = {"score": self.head.average(parts)}
+        named = {"joint": score, "branch": parts or score, "both": score | parts}[self.options.loss]
         if self.options.frame_loss:
-            parts |= {"frames": self._frame_scores(self._full(text), self._full(video))}
-        if self.options.loss == "joint" or not parts:
-            return score
-        return parts if self.options.loss == "branch" else score | parts
+            named |= {"frames": self._frame_scores(self._full(text), self._full(video))}
+        return named
 
     @property
     def loss_weights(self) -> dict[str, float]:
