@@ -13,6 +13,7 @@ import torch
 from tvr_bench import config, progress, training
 from tvr_bench.bench import bench
 from tvr_bench.errors import UserError
+from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.leaderboard.record import Record, load_record
 from tvr_bench.models.base import RetrievalModule, warmup_cosine
 from tvr_bench.registry import create_model
@@ -80,6 +81,44 @@ def test_the_rate_rises_and_falls_once_per_step(
         rows = [row for row in csv.DictReader(file) if row.get("lr-AdamW/pg1")]
     rates = [float(row["lr-AdamW/pg1"]) for row in rows]
     assert rates == pytest.approx([0.005, 0.01, 0.01, 0.005])
+
+
+def test_on_a_plateau_the_rate_is_halved(
+    run: Callable[..., tuple[Path, Record]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EvaluationResult, "flat", lambda _: {"R@1_mean": 1.0, "R@10_mean": 5.0})
+    words = ["optim.schedule=plateau", "optim.patience=1", "optim.lr=0.01", "optim.name=adam"]
+    folder, _ = run(*words, "trainer.log_every=1", "trainer.steps=null", "trainer.epochs=5")
+    with open(folder / "csv" / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("lr-Adam/pg1")]
+    rates = [float(row["lr-Adam/pg1"]) for row in rows]  # two steps an epoch
+    # the first value is the best one; the second validation without a better one halves the rate
+    assert rates == pytest.approx([0.01] * 6 + [0.005] * 4)
+
+
+def test_the_test_may_see_another_number_of_frames(
+    run: Callable[..., tuple[Path, Record]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[str, int]] = set()
+    encode = RetrievalModule._encode
+    step = RetrievalModule.training_step
+
+    def note(self: RetrievalModule, batch: dict[str, torch.Tensor], loader: int) -> Any:
+        if "frames" in batch:
+            seen.add(("test", batch["frames"].shape[1]))
+        return encode(self, batch, loader)
+
+    def train(self: RetrievalModule, batch: dict[str, torch.Tensor], index: int) -> Any:
+        seen.add(("train", batch["frames"].shape[1]))
+        return step(self, batch, index)
+
+    monkeypatch.setattr(RetrievalModule, "_encode", note)
+    monkeypatch.setattr(RetrievalModule, "training_step", train)
+    _, record = run("video.frames=2", "eval.frames=5")
+    assert seen == {("train", 2), ("test", 5)}
+    assert record.protocol.frames == 5
+    with pytest.raises(UserError, match="leave eval.frames alone"):
+        create_model("tcard", **SMALL, **{"video.frames": 2, "eval.frames": 5})
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 333])
