@@ -83,6 +83,22 @@ class BackboneConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """The files of backbone `features`."""
+
+    region_file: str | None = MISSING
+    region_key: str = MISSING
+    global_file: str | None = MISSING
+    global_key: str = MISSING
+    text_file: str | None = MISSING
+    lens_file: str | None = MISSING
+    regions: int = MISSING
+    region_dim: int = MISSING
+    global_dim: int = MISSING
+    text_dim: int = MISSING
+
+
+@dataclass
 class OptimConfig:
     """The optimiser and its schedule."""
 
@@ -137,6 +153,8 @@ class EvalConfig:
     batch_size: int = MISSING
     block: tuple[int, int] = MISSING
     max_matrix_gb: float = MISSING
+    two_stage: int | None = MISSING
+    parity: str = MISSING
 
 
 @dataclass
@@ -161,6 +179,7 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     ocr: OcrConfig = field(default_factory=OcrConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

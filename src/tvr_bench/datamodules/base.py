@@ -24,8 +24,9 @@ from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.cache import FrameStore, build_frames
 from tvr_bench.media.captioner import build_windows
+from tvr_bench.media.features import FeatureSpec, TextFeatures, VideoFeatures, feature_spec
 from tvr_bench.schema import Config
-from tvr_bench.settings import frame_spec, window_spec
+from tvr_bench.settings import frame_spec, split_frames, window_spec
 from tvr_bench.shards import cores
 
 SPLITS = ("train", "val", "test")
@@ -49,7 +50,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         self.seconds: dict[str, float] = {}
         self._splits: dict[str, Split] = {}
         self._windows: dict[str, list[str]] = {}
-        self._frames: dict[str, FrameStore] = {}
+        self._frames: dict[str, FrameStore | VideoFeatures] = {}
         self._items: dict[str, Items] = {}
 
     def materialise(self) -> None:
@@ -193,6 +194,10 @@ class VideoTextDataModule(pl.LightningDataModule):
 
     def _decode(self, splits: Sequence[str]) -> None:
         for name in splits:
+            if self._extracted:
+                ids = [clip.id for clip in self.split(name).clips]
+                self._frames[name] = VideoFeatures(ids, self._feature_spec(name))
+                continue
             self._frames[name] = build_frames(
                 self.split(name).clips,
                 frame_spec(self.cfg, name),
@@ -205,7 +210,18 @@ class VideoTextDataModule(pl.LightningDataModule):
         assert self.tokenizer is not None
         split = self.split(name)
         captions = [self.windows(clip.id) for clip in split.clips] if self.cfg.ocr.enabled else []
-        return Items.build(split, self._frames[name], captions, self.tokenizer)
+        words = None
+        if self._extracted:
+            words = TextFeatures(split.queries, self._feature_spec(name))
+        return Items.build(split, self._frames[name], captions, self.tokenizer, words)
+
+    @property
+    def _extracted(self) -> bool:
+        """Whether features are read that others extracted, instead of frames."""
+        return self.cfg.backbone.name == "features"
+
+    def _feature_spec(self, name: str) -> FeatureSpec:
+        return feature_spec(self.cfg, split_frames(self.cfg, name))
 
     def _check_bad_fraction(self) -> None:
         bad, total = self.failed("train"), len(self.split("train").clips)

@@ -19,6 +19,7 @@ from tvr_bench.datamodules import tokens
 from tvr_bench.datamodules.plan import Pick
 from tvr_bench.datamodules.types import Split
 from tvr_bench.media.cache import FrameStore
+from tvr_bench.media.features import TextFeatures, VideoFeatures
 
 Item = dict[str, Tensor]
 Mirrored = tuple[np.ndarray, np.ndarray] | None
@@ -26,20 +27,25 @@ Mirrored = tuple[np.ndarray, np.ndarray] | None
 
 @dataclass(frozen=True)
 class Items:
-    """One split: frames by clip, token ids by query and by window."""
+    """One split: frames (or features) by clip, token ids by query and by window."""
 
     split: Split
-    frames: FrameStore
+    frames: FrameStore | VideoFeatures
     text_ids: np.ndarray  # int64 [queries, L]
     text_mask: np.ndarray  # bool [queries, L]
     ocr_ids: np.ndarray | None  # int64 [clips, W, L]; none with ocr.enabled=false
     ocr_mask: np.ndarray | None
     readable: list[int]  # positions of the clips that have frames
     queries_of: list[list[int]]  # positions of the queries of each clip
+    words: TextFeatures | None = None  # only where the clips come as features too
 
     @staticmethod
     def build(
-        split: Split, frames: FrameStore, windows: Sequence[Sequence[str]], tokenizer: Tokenizer
+        split: Split,
+        frames: FrameStore | VideoFeatures,
+        windows: Sequence[Sequence[str]],
+        tokenizer: Tokenizer,
+        words: TextFeatures | None = None,
     ) -> Items:
         """Return the items of a split; `windows` holds W captions per clip, or nothing at all."""
         ids, mask = tokens.encode(tokenizer, [query.text for query in split.queries])
@@ -49,7 +55,7 @@ class Items:
             queries_of[position[query.clip_id]].append(i)
         readable = [i for i, clip in enumerate(split.clips) if clip.id in frames]
         ocr_ids, ocr_mask = _encode_windows(windows, tokenizer) if windows else (None, None)
-        return Items(split, frames, ids, mask, ocr_ids, ocr_mask, readable, queries_of)
+        return Items(split, frames, ids, mask, ocr_ids, ocr_mask, readable, queries_of, words)
 
     def groups(self, whole: bool) -> list[list[int]]:
         """Return clip positions that belong in one batch; each clip alone if not `whole`."""
@@ -61,25 +67,32 @@ class Items:
         return list(found.values())
 
     def text(self, query: int) -> Item:
-        """Return `text_ids` [L] and `text_mask` [L] of a query."""
-        return {
+        """Return `text_ids` [L] and `text_mask` [L] of a query, and its features if it has any."""
+        features = {} if self.words is None else self.words.get(query)
+        return _tensors(features) | {
             "text_ids": torch.from_numpy(self.text_ids[query]),
             "text_mask": torch.from_numpy(self.text_mask[query]),
             "text_index": torch.tensor(query),
         }
 
     def video(self, clip: int) -> Item:
-        """Return `frames` uint8 [F, 3, H, W] and, with OCR, `ocr_ids` [W, L] of a clip."""
-        frames, mask = self.frames.get(self.split.clips[clip].id)
-        item = {
-            "frames": torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2),
-            "frame_mask": torch.from_numpy(np.array(mask)),
-            "video_index": torch.tensor(clip),
-        }
+        """Return `frames` uint8 [F, 3, H, W] or the features of a clip and, with OCR, `ocr_ids`."""
+        name = self.split.clips[clip].id
+        if isinstance(self.frames, VideoFeatures):
+            item = _tensors(self.frames.features(name))
+        else:
+            frames, mask = self.frames.get(name)
+            item = _tensors({"frames": np.array(frames), "frame_mask": np.array(mask)})
+            item["frames"] = item["frames"].permute(0, 3, 1, 2)
+        item["video_index"] = torch.tensor(clip)
         if self.ocr_ids is not None and self.ocr_mask is not None:
             item["ocr_ids"] = torch.from_numpy(self.ocr_ids[clip])
             item["ocr_mask"] = torch.from_numpy(self.ocr_mask[clip])
         return item
+
+
+def _tensors(arrays: dict[str, np.ndarray]) -> Item:
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
 
 def _encode_windows(

@@ -64,20 +64,25 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def build_tokenizer(cfg: Config, captions: Iterable[str]) -> Tokenizer:
-    """Return the tokenizer that the backbone needs; only backbone tiny looks at the captions."""
-    if cfg.backbone.name == "tiny":
+    """Return the tokenizer that the backbone needs, or one trained on the captions.
+
+    Backbone features reads no tokens, but a run's folder has a tokenizer all the same.
+    """
+    if cfg.backbone.name in ("tiny", "features"):
         return train_tokenizer(captions, cfg.text.vocab, cfg.text.words)
     from transformers import AutoTokenizer
 
-    from tvr_bench.models.layers.clip import missing, source
+    from tvr_bench.models.layers import cait_bert, clip
 
-    where = source(cfg.backbone.name, cfg.backbone.weights)
-    if Path(where).is_dir():
+    name, weights = cfg.backbone.name, cfg.backbone.weights
+    bert = name == cait_bert.NAME
+    where = cait_bert.text_source(name, weights) if bert else clip.source(name, weights)
+    if (bert and weights) or Path(where).is_dir():
         return load_tokenizer(Path(where) / "tokenizer.json", cfg.text.words)
     try:
         backend = AutoTokenizer.from_pretrained(where).backend_tokenizer
     except (OSError, ValueError) as error:
-        raise missing(cfg.backbone.name, where, error) from error
+        raise (cait_bert if bert else clip).missing(name, where, error) from error
     return _shaped(backend, cfg.text.words)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers.cait_bert import CaitBertBackbone
 from tvr_bench.models.layers.clip import ClipBackbone
+from tvr_bench.models.layers.features import FeatureBackbone
 from tvr_bench.models.layers.tiny import TinyBackbone
 from tvr_bench.schema import Config
 
@@ -28,17 +31,42 @@ class Backbone(Protocol):
 
 def build_backbone(cfg: Config) -> nn.Module:
     """Return the backbone that `cfg.backbone` names, frozen where it says so."""
-    size = (cfg.video.size[0], cfg.video.size[1])
-    backbone: nn.Module
-    if cfg.backbone.name == "tiny":
-        backbone = TinyBackbone(cfg.backbone, size, cfg.text.vocab, cfg.text.words)
-    else:
-        backbone = ClipBackbone(cfg.backbone.name, cfg.backbone.weights, size)
-        if cfg.text.words > backbone.words:
-            raise UserError(
-                f"text.words={cfg.text.words} is more than the {backbone.words} that "
-                f"{cfg.backbone.name} can read; lower it"
-            )
+    backbone = _BUILDERS[cfg.backbone.name](cfg)
+    most = getattr(backbone, "words", None)  # of towers with a table of positions
+    if most is not None and cfg.text.words > most:
+        raise UserError(
+            f"text.words={cfg.text.words} is more than the {most} that {cfg.backbone.name} can "
+            "read; lower it"
+        )
     if cfg.backbone.frozen:
         backbone.requires_grad_(False)
     return backbone
+
+
+def _size(cfg: Config) -> tuple[int, int]:
+    return cfg.video.size[0], cfg.video.size[1]
+
+
+def _tiny(cfg: Config) -> nn.Module:
+    return TinyBackbone(cfg.backbone, _size(cfg), cfg.text.vocab, cfg.text.words)
+
+
+def _clip(cfg: Config) -> nn.Module:
+    return ClipBackbone(cfg.backbone.name, cfg.backbone.weights, _size(cfg))
+
+
+def _cait_bert(cfg: Config) -> nn.Module:
+    return CaitBertBackbone(cfg.backbone.weights, _size(cfg))
+
+
+def _features(cfg: Config) -> nn.Module:
+    return FeatureBackbone(cfg.features)
+
+
+_BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
+    "tiny": _tiny,
+    "clip_vit_b32": _clip,
+    "clip_vit_b16": _clip,
+    "cait_bert": _cait_bert,
+    "features": _features,
+}
