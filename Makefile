@@ -21,6 +21,7 @@ help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "variables:"
 	@echo "  MODEL=tcard|meanpool   DATA=signvid|csv   SEED=0   GPUS=8   ARGS=\"key=value ...\""
+	@echo "  SWEEP=cret/gees   SEEDS=3"
 
 setup: $(READY)  ## make .venv from the lock file and install the package into it
 
@@ -32,15 +33,16 @@ $(READY): constraints.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-bench: $(READY)  ## train and test MODEL on DATA
+bench: $(READY)  ## train and test MODEL on DATA; MODEL=all: every model in turn
 	@$(BIN)/tvr-bench bench $(SETTINGS)
 
-SWEEP_SEEDS ?= 0 1 2
-sweep: $(READY)  ## train and test MODEL once for every seed of SWEEP_SEEDS
-	@for seed in $(SWEEP_SEEDS); do \
-		$(BIN)/tvr-bench bench $(SETTINGS) seed=$$seed || exit $$?; done
+SWEEP ?=
+SEEDS ?= 3
+sweep: $(READY)  ## run the ablation table SWEEP with SEEDS seeds (a number, or 0,4,7); no SWEEP: list them
+	@$(BIN)/tvr-bench sweep $(if $(SWEEP),$(SWEEP) seeds=$(SEEDS) \
+		$(if $(GPUS),trainer.accelerator=gpu trainer.devices=$(GPUS)) $(ARGS),--list)
 
-leaderboard: $(READY)  ## write leaderboard.csv and leaderboard.md from all records
+leaderboard: $(READY)  ## write leaderboard.html, .md and .csv, and runs.csv, from all records
 	@$(BIN)/tvr-bench leaderboard $(ARGS)
 
 test: $(READY)  ## run the quick tests
