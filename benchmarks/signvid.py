@@ -70,8 +70,8 @@ def report(found: dict[str, list[Path]]) -> str:
         "videos. "
         f"{first.env['cpu']}, {first.env['cores']} cores. Made by `benchmarks/signvid.py`.",
         "",
-        "| model | T2V R@1 | R@5 | R@10 | V2T R@1 | training s | whole run s | peak GB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | T2V R@1 | R@5 | R@10 | V2T R@1 | training, core-seconds | peak GB |",
+        "|---|---|---|---|---|---|---|",
         *(_overall(name, found[name], rs) for name, rs in records.items()),
         "",
         "Text to video inside the hard-negative groups (chance 25):",
@@ -92,8 +92,7 @@ def _overall(name: str, dirs: list[Path], records: list[Record]) -> str:
         _spread([r.metrics.t2v["R@5"] for r in records]),
         _spread([r.metrics.t2v["R@10"] for r in records]),
         _spread([r.metrics.v2t["R@1"] for r in records]),
-        f"{np.mean([r.phases['train'] for r in records]):.0f}",
-        f"{np.mean([r.run.wall_s for r in records]):.0f}",
+        f"{np.mean([r.phases['train'] * (r.efficiency.threads or 1) for r in records]):.0f}",
         f"{np.max([r.efficiency.peak_mem_mb or 0 for r in records]) / 1000:.1f}",
     ]
     return f"| {name} | " + " | ".join(cells) + " |"

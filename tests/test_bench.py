@@ -366,6 +366,18 @@ def test_a_run_leaves_nothing_outside_of_its_places(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_text_is_read_for_a_model_that_looks_at_none(
+    settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("scene text is read")
+
+    monkeypatch.setattr("tvr_bench.datamodules.base.build_windows", refuse)
+    record = bench(config.load([*settings, "model=meanpool", "ocr.enabled=true"]))
+    assert record is not None and not record.protocol.ocr.enabled
+    assert record.data.clips_with_text is None and "ocr" not in record.phases
+
+
 @pytest.mark.slow
 def test_a_run_that_reads_scene_text(settings: list[str]) -> None:
     words = ["model=tcard", "model.heads=2", "ocr.enabled=true", "run.picture=true"]

@@ -19,7 +19,6 @@ from tvr_bench.config import to_yaml
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.tokens import save_tokenizer
 from tvr_bench.errors import UserError
-from tvr_bench.evaluation.callback import RetrievalEvaluation
 from tvr_bench.files import Ledger, atomic_write
 from tvr_bench.leaderboard.record import RECORD_FILE, Record, save_record
 from tvr_bench.leaderboard.result import ranks_of
@@ -27,7 +26,13 @@ from tvr_bench.leaderboard.table import build_leaderboard
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import dataset_class, model_class
 from tvr_bench.report import SPLIT, draw_picture, make_record, print_result
-from tvr_bench.runs import CONFIG_FILE, LEDGER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from tvr_bench.runs import (
+    CONFIG_FILE,
+    LEDGER_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    evaluation_of,
+)
 from tvr_bench.schema import Config
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
@@ -41,13 +46,14 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     """
     started = time.perf_counter()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    run_dir = open_run(cfg)
     first = not training.local_rank()
     training.check_devices(cfg)
     training.seed(cfg)
     model = model_class(cfg.model.name)(cfg)  # what it lacks is said before minutes of work
+    evaluation = evaluation_of(model, keep_features=True)
+    run_dir = open_run(cfg)
     ledger = Ledger(run_dir / LEDGER_FILE if first else None)
-    data = dataset_class(cfg.data.name)(cfg, ledger=ledger)
+    data = dataset_class(cfg.data.name)(cfg, ledger=ledger, scene_text=model.reads_text)
     data.prepare()
     assert data.tokenizer is not None
     if first:
@@ -57,9 +63,6 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     if first:
         console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
 
-    evaluation = RetrievalEvaluation(
-        (cfg.eval.block[0], cfg.eval.block[1]), cfg.eval.max_matrix_gb, keep_features=True
-    )
     trainer = training.build_trainer(cfg, run_dir, [evaluation])
     train_s = fit(trainer, model, data, run_dir)
     if (state := training.best_or_last(trainer, cfg.eval.selection)) is not None:
@@ -88,7 +91,7 @@ def bench(cfg: Config, command: str = "") -> Record | None:
         weights=run_dir / WEIGHTS_FILE,
         wall_s=time.perf_counter() - started,
     )
-    save_record(record, run_dir, ranks_of(result))
+    save_record(record, run_dir, ranks_of(result, data.split(SPLIT)))
     picture = draw_picture(model, data, result, run_dir) if cfg.run.picture else None
     board = build_leaderboard(Path(cfg.run.root), Path(cfg.run.leaderboard))
     print_result(record, run_dir, board, picture)

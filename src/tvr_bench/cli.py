@@ -19,6 +19,15 @@ _BENCH_EXAMPLES = """examples:
   tvr-bench bench model=tcard data=csv data.file=my.csv        your own videos
   tvr-bench bench model=tcard optim.lr=3e-4 trainer.devices=2  other settings
   tvr-bench bench --config runs/NAME/config.yaml       repeat a run
+  tvr-bench bench model=all                            every model in turn, a summary at the end
+"""
+_SWEEP_EXAMPLES = """examples:
+  tvr-bench sweep --list                           all sweeps
+  tvr-bench sweep cret/gees seeds=3                every cell with seeds 0, 1, 2; then the table
+  tvr-bench sweep cret/gees seeds=0,4 trainer.epochs=60     other seeds, other settings
+  tvr-bench sweep tcard/tau --jobs 2               two runs at a time, each with half the cores
+  tvr-bench sweep tcard/tau --dry-run              what would run, and what is done
+  tvr-bench sweep tcard/tau --report               table and figure of what is done
 """
 _OCR_EXAMPLES = """examples:
   tvr-bench ocr clip.mp4
@@ -71,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-_COMMANDS = ("bench", "ocr", "score", "leaderboard", "config", "list")
+_COMMANDS = ("bench", "sweep", "ocr", "score", "leaderboard", "config", "list")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,6 +102,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = add("bench", _bench, "train and test a model, and record the result", _BENCH_EXAMPLES)
     bench.add_argument("--config", type=Path, help="YAML with settings, such as a run's own")
+    sweep = add("sweep", _sweep, "run an ablation table, and draw it", _SWEEP_EXAMPLES)
+    sweep.add_argument("--seeds", metavar="N", help="number of seeds, or a list such as 0,4,7")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time")
+    sweep.add_argument("--list", action="store_true", help="list the sweeps")
+    sweep.add_argument("--dry-run", action="store_true", help="print the runs and their state")
+    sweep.add_argument("--report", action="store_true", help="run nothing, only make the table")
     ocr = add("ocr", _ocr, "print the scene text of any videos, window by window", _OCR_EXAMPLES)
     ocr.add_argument("videos", nargs="+", help="video files", metavar="VIDEO")
     ocr.set_defaults(settings=[])
@@ -103,12 +118,12 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--gold", type=Path, help="NumPy file of the right answers")
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     board = add(
-        "leaderboard", _leaderboard, "write leaderboard.csv from all records", _LEADERBOARD_EXAMPLES
+        "leaderboard", _leaderboard, "write the leaderboard from all records", _LEADERBOARD_EXAMPLES
     )
     show = add("config", _config, "print every key with its value", _CONFIG_EXAMPLES)
     show.add_argument("--config", type=Path, help="YAML with settings")
     add("list", _list, "list the models and data sets", _LIST_EXAMPLES)
-    for sub in (bench, board, show):
+    for sub in (bench, sweep, board, show):
         sub.add_argument("settings", nargs="*", default=[], help=_SETTINGS, metavar="key=value")
     return parser
 
@@ -132,11 +147,39 @@ def _settings_only(rest: Sequence[str]) -> list[str]:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    models = [s for s in options.settings if s.startswith(("model=", "model.name="))]
+    if models and models[-1].endswith("=all"):
+        from tvr_bench.launch.all_models import bench_all
+
+        return bench_all(options.settings, options.config)
     cfg = config.load(options.settings, options.config)
     from tvr_bench.bench import bench
 
     bench(cfg, command=shlex.join(["tvr-bench", *options.arguments]))
     return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from tvr_bench.launch import sweep
+
+    if options.list:
+        sweep.print_sweeps()
+        return 0
+    names = [word for word in options.settings if "=" not in word]
+    if len(names) != 1:
+        raise UserError("give one sweep, such as cret/gees; `tvr-bench sweep --list` shows all")
+    seeds = [s for s in options.settings if s.startswith("seeds=")]
+    settings = [s for s in options.settings if s not in (*names, *seeds)]
+    numbers = sweep.seeds_of(options.seeds or (seeds or ["seeds=3"])[-1].removeprefix("seeds="))
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} is impossible; it is 1 or more")
+    if options.dry_run:
+        sweep.print_plan(sweep.plan(names[0], settings, numbers))
+        return 0
+    if options.report:
+        sweep.report(sweep.plan(names[0], settings, numbers))
+        return 0
+    return sweep.run_sweep(names[0], settings, seeds=numbers, jobs=options.jobs)
 
 
 def _ocr(options: argparse.Namespace) -> int:
@@ -174,7 +217,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     from tvr_bench.leaderboard.table import build_leaderboard
 
     paths = build_leaderboard(Path(cfg.run.root), Path(cfg.run.leaderboard))
-    for path in (paths.csv, paths.markdown):
+    for path in (paths.html, paths.markdown, paths.csv, paths.runs_csv):
         print(path)
     return 0
 

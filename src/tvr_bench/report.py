@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.evaluation import efficiency
+from tvr_bench.evaluation.candidates import in_order
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.leaderboard.console import print_report
 from tvr_bench.leaderboard.provenance import checkpoint_sha256, collect_env, git_state
@@ -80,7 +82,7 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
     """Return how the number is made: what a comparison must hold equal."""
     split = data.split(SPLIT)
     ocr = OcrInfo(enabled=False)
-    if cfg.ocr.enabled and _reads(data):
+    if data.reads_text:
         o = cfg.ocr
         ocr = OcrInfo(enabled=True, engine=o.engine, windows=o.windows, xi=o.xi, reads=o.reads)
     return Protocol(
@@ -91,12 +93,10 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
         resolution=(cfg.video.size[0], cfg.video.size[1]),
         words=cfg.text.words,
         selection="last" if cfg.eval.selection == "last" else "best_val",
+        two_stage=cfg.eval.two_stage,
+        parity="eercf" if cfg.eval.parity == "eercf" else "none",
         ocr=ocr,
     )
-
-
-def _reads(data: VideoTextDataModule) -> bool:
-    return data.items(SPLIT).ocr_ids is not None
 
 
 def _model_info(cfg: Config, model: RetrievalModule, weights: Path) -> ModelInfo:
@@ -124,7 +124,7 @@ def _data_info(cfg: Config, data: VideoTextDataModule) -> DataInfo:
         train_clips=len(data.split("train").clips),
         missing_ids=sorted(missing),
         failed=sorted(failed - missing),
-        clips_with_text=with_text if _reads(data) else None,
+        clips_with_text=with_text if data.reads_text else None,
         failures=dict(Counter(entry.stage for entry in data.ledger.entries)),
     )
 
@@ -134,7 +134,7 @@ def _efficiency(
 ) -> Efficiency:
     memory = efficiency.peak_memory()
     text, video = as_scored(model, result.text), as_scored(model, result.video)
-    latency = efficiency.query_latency(model.similarity, text, video)
+    latency, first = _latency(model, result, text, video)
     flops = count_costs(model, data, text, video)
     train_s = data.seconds.get("train")
     seen = len(data.items("train").readable) * model.trained_epochs
@@ -146,6 +146,7 @@ def _efficiency(
         gflops_video=flops[1],
         gflops_pair=flops[2],
         pairs_scored=result.pairs_scored,
+        **first,
         ms_per_query_p50=latency.p50_ms,
         ms_per_query_p95=latency.p95_ms,
         gallery_bytes_per_video=efficiency.bytes_per_item(result.video),
@@ -154,6 +155,30 @@ def _efficiency(
         train_s=train_s,
         videos_per_s=seen / train_s if train_s and seen else None,
     )
+
+
+def _latency(
+    model: RetrievalModule,
+    result: EvaluationResult,
+    text: dict[str, Tensor],
+    video: dict[str, Tensor],
+) -> tuple[efficiency.Latency, dict[str, Any]]:
+    """Return the time of a search as it was tested, and what a record says of its first stage."""
+    stages = result.stages
+    if stages is None:
+        return efficiency.query_latency(model.similarity, text, video), {}
+    recall: Any = model.recall_embedding
+    latency = efficiency.two_stage_latency(recall, model.similarity, text, video, stages.k)
+    with torch.inference_mode():
+        vector = recall({key: value[:1] for key, value in video.items()})
+    return latency, {
+        "pairs_t2v": stages.pairs_t2v,
+        "pairs_v2t": stages.pairs_v2t,
+        "recall_pairs": stages.recall_pairs,
+        "gflops_recall_pair": 2 * vector.shape[1] / 1e9,
+        "recall_ms_per_query_p50": latency.recall_p50_ms,
+        "recall_bytes_per_video": efficiency.bytes_per_item({"vector": vector}),
+    }
 
 
 def as_scored(model: RetrievalModule, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,9 +231,14 @@ def draw_picture(
     with torch.inference_mode():
         parts = model.score_parts(rows, video)
         scores = model.similarity(rows, video).float().cpu()
+        first = scores
+        if result.stages is not None:
+            recall: Any = model.recall_embedding
+            first = (recall(rows) @ recall(video).mT).float().cpu()
+    order = in_order(first, scores, result.stages.k if result.stages else 0)
     strips = []
     for row, query in enumerate(chosen):
-        best = scores[row].argsort(descending=True, stable=True)[:_HITS].tolist()
+        best = order[row, :_HITS].tolist()
         gold = split.queries[query].clip_id
         hits = [
             _hit(
@@ -250,7 +280,7 @@ def _median_of(group: list[int], ranks: np.ndarray) -> int:
 def _hit(
     clip: Clip, data: VideoTextDataModule, correct: bool, score: float, parts: dict[str, float]
 ) -> Hit:
-    captions = data.windows(clip.id) if _reads(data) else []
+    captions = data.windows(clip.id) if data.reads_text else []
     return Hit(clip.id, correct, _strip_frames(clip, data), score, captions, parts)
 
 

@@ -48,6 +48,24 @@ def load_run(run_dir: str | Path) -> RetrievalModule:
     return model.eval()
 
 
+def evaluation_of(model: RetrievalModule, **keep: bool) -> RetrievalEvaluation:
+    """Return the callback that evaluates a model as its configuration says.
+
+    `keep` are its switches `keep_scores` and `keep_features`. Raises UserError where the model
+    cannot be evaluated in that way.
+    """
+    how = model.cfg.eval
+    evaluation = RetrievalEvaluation(
+        (how.block[0], how.block[1]),
+        how.max_matrix_gb,
+        two_stage=how.two_stage,
+        parity=how.parity,
+        **keep,
+    )
+    evaluation.check(model)
+    return evaluation
+
+
 def evaluate(
     model: RetrievalModule, data: str | VideoTextDataModule, split: str = "test"
 ) -> EvaluationResult:
@@ -63,11 +81,10 @@ def evaluate(
     cfg = model.cfg
     if isinstance(data, str):
         cfg = _with_data(cfg, data)
-        data = dataset_class(data)(cfg)
+        data = dataset_class(data)(cfg, scene_text=model.reads_text)
     data.tokenizer = data.tokenizer or model.tokenizer
     data.prepare([split])
-    block = (cfg.eval.block[0], cfg.eval.block[1])
-    evaluation = RetrievalEvaluation(block, cfg.eval.max_matrix_gb)
+    evaluation = evaluation_of(model)
     tester = build_tester(cfg, [evaluation])
     run = tester.test if split == "test" else tester.validate
     run(model, data, verbose=False)

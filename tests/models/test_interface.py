@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tvr_bench.bench import save_weights
+from tvr_bench.datamodules.types import Clip, Query, Split
+from tvr_bench.evaluation.evaluate import evaluate_features
+from tvr_bench.evaluation.two_stage import Stages
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.losses import Features
 from tvr_bench.registry import create_model, list_models, model_class
@@ -78,6 +82,11 @@ def _encode(model: RetrievalModule, batch: Batch) -> tuple[Features, Features]:
 
 def _take(features: Features, rows: Any) -> Features:
     return {key: value[rows] for key, value in features.items()}
+
+
+def _needs_a_first_stage(model: RetrievalModule) -> None:
+    if not hasattr(model, "recall_embedding"):
+        pytest.skip(f"{model.cfg.model.name} has no first stage")
 
 
 def _loss(model: RetrievalModule, batch: Batch) -> Tensor:
@@ -254,8 +263,7 @@ def test_steps_of_validation_and_test_return_features_by_kind(
 def test_a_first_stage_where_there_is_one_has_unit_vectors(
     model: RetrievalModule, batch: Batch
 ) -> None:
-    if not hasattr(model, "recall_embedding"):
-        pytest.skip(f"{model.cfg.model.name} has no first stage")
+    _needs_a_first_stage(model)
     widths = set()
     for features in _encode(model, batch):
         with torch.no_grad():
@@ -263,6 +271,38 @@ def test_a_first_stage_where_there_is_one_has_unit_vectors(
         assert torch.allclose(vectors.norm(dim=-1), torch.ones(ITEMS), atol=1e-5)
         widths.add(vectors.shape[1])
     assert len(widths) == 1
+
+
+def test_a_rerank_gives_the_scores_of_the_pairs(model: RetrievalModule, batch: Batch) -> None:
+    text, video = _encode(model, batch)
+    rows, columns = [0, 3, 3, 7, 1], [2, 2, 5, 7, 0]
+    with torch.no_grad():
+        scores = model.similarity(text, video)
+        aligned = model.rerank(_take(text, rows), _take(video, columns))
+        to_one = model.rerank(_take(text, rows), _take(video, [5]))
+    assert aligned.shape == to_one.shape == (5,)
+    assert torch.allclose(aligned, scores[rows, columns], atol=1e-6)
+    assert torch.allclose(to_one, scores[rows, 5], atol=1e-6)
+
+
+def test_two_stages_over_all_items_rank_as_all_pairs_do(
+    model: RetrievalModule, batch: Batch
+) -> None:
+    _needs_a_first_stage(model)
+    text, video = _encode(model, batch)
+    clips = tuple(Clip(f"v{i}", Path(f"{i}.mp4")) for i in range(ITEMS))
+    queries = tuple(Query(f"q{i}", "", f"v{i}", "", f"g{i // 4}") for i in range(ITEMS))
+    args = (model.similarity, text, video, Split(clips, queries))
+    whole = evaluate_features(*args)
+    stages = Stages(ITEMS, model.recall_embedding, model.rerank)
+    found = evaluate_features(*args, stages=stages)
+    for name in ("t2v_ranks", "v2t_ranks", "in_group_ranks"):
+        for one, other in zip(
+            astuple(getattr(found, name)), astuple(getattr(whole, name)), strict=True
+        ):
+            assert (one == other).all(), name
+    assert (found.t2v, found.v2t, found.in_group) == (whole.t2v, whole.v2t, whole.in_group)
+    assert found.pairs_scored == ITEMS**2
 
 
 @pytest.mark.parametrize("name", list_models())

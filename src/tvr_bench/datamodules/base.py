@@ -40,10 +40,17 @@ class VideoTextDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, cfg: Config, tokenizer: Tokenizer | None = None, ledger: Ledger | None = None
+        self,
+        cfg: Config,
+        tokenizer: Tokenizer | None = None,
+        ledger: Ledger | None = None,
+        *,
+        scene_text: bool = True,
     ) -> None:
+        """Take the configuration; `scene_text=False` reads none, for a model that uses none."""
         super().__init__()
         self.cfg = cfg
+        self.reads_text = scene_text and cfg.ocr.enabled
         self.tokenizer = tokenizer
         self.ledger = ledger or Ledger()
         self.cache = Path(cfg.paths.cache)
@@ -86,7 +93,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         self._timed("render", self.materialise)
         for name in todo:
             self.split(name)
-        if self.cfg.ocr.enabled:
+        if self.reads_text:
             self._timed("ocr", lambda: self._read_text(todo))
         self._timed("frames", lambda: self._decode(todo))
         if self.tokenizer is None:
@@ -209,7 +216,7 @@ class VideoTextDataModule(pl.LightningDataModule):
     def _open(self, name: str) -> Items:
         assert self.tokenizer is not None
         split = self.split(name)
-        captions = [self.windows(clip.id) for clip in split.clips] if self.cfg.ocr.enabled else []
+        captions = [self.windows(clip.id) for clip in split.clips] if self.reads_text else []
         words = None
         if self._extracted:
             words = TextFeatures(split.queries, self._feature_spec(name))

@@ -15,6 +15,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.evaluation.metric import RetrievalMetric
 from tvr_bench.evaluation.scoring import BlockSize, Features
+from tvr_bench.evaluation.two_stage import Stages
 
 
 class RetrievalEvaluation(pl.Callback):
@@ -32,14 +33,44 @@ class RetrievalEvaluation(pl.Callback):
         block: BlockSize = None,
         max_matrix_gb: float | None = None,
         *,
+        two_stage: int | None = None,
+        parity: str = "none",
         keep_scores: bool = False,
         keep_features: bool = False,
     ) -> None:
-        """Take the block (texts, videos), the largest matrix in 10^9 bytes and what to keep."""
+        """Take the block (texts, videos), the largest matrix in 10^9 bytes and what to keep.
+
+        `two_stage` and `parity` are those of the configuration's `eval`. Raises UserError for a
+        parity without two stages.
+        """
+        if parity != "none" and two_stage is None:
+            raise UserError(
+                f"eval.parity={parity} is about a search in two stages; set eval.two_stage, or "
+                "eval.parity=none"
+            )
         self.block, self.max_matrix_gb = block, max_matrix_gb
+        self.two_stage, self.parity = two_stage, parity
         self.keep_scores, self.keep_features = keep_scores, keep_features
         self.results: dict[str, EvaluationResult] = {}
         self._metric: RetrievalMetric | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a model that cannot be searched in this way, before it is trained."""
+        self.check(pl_module)
+        if self.parity != "none":
+            rank_zero_warn(
+                f"eval.parity={self.parity} transposes the text-to-video scores as the released "
+                "code does, so the V2T numbers are not those of a V2T retrieval"
+            )
+
+    def check(self, pl_module: pl.LightningModule) -> None:
+        """Raise UserError where two stages are asked for and the model has only one."""
+        missing = [name for name in ("recall_embedding", "rerank") if not hasattr(pl_module, name)]
+        if self.two_stage is not None and missing:
+            raise UserError(
+                f"{type(pl_module).__name__} has no {' and no '.join(missing)}, which "
+                "eval.two_stage needs; define it in the model, or set eval.two_stage=null"
+            )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare to collect the features of the validation split."""
@@ -105,7 +136,7 @@ class RetrievalEvaluation(pl.Callback):
                 "split(name) and failed(name) instead of loaders"
             )
         self._metric = RetrievalMetric(
-            _ScoreAs(trainer, pl_module),
+            _Exactly(trainer, pl_module, "similarity"),
             data.split(name),
             name=name,
             failed=data.failed(name),
@@ -113,7 +144,19 @@ class RetrievalEvaluation(pl.Callback):
             max_matrix_gb=self.max_matrix_gb,
             keep_scores=self.keep_scores,
             keep_features=self.keep_features,
+            stages=self._stages(trainer, pl_module),
         ).to(pl_module.device)
+
+    def _stages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Stages | None:
+        if self.two_stage is None:
+            return None
+        return Stages(
+            self.two_stage,
+            _Exactly(trainer, pl_module, "recall_embedding"),
+            _Exactly(trainer, pl_module, "rerank"),
+            self.parity,
+            float(getattr(pl_module, "logit_scale", 1.0)),
+        )
 
     def _collect(self, outputs: Any) -> None:
         if self._metric is None:
@@ -142,23 +185,23 @@ class RetrievalEvaluation(pl.Callback):
         )
 
 
-class _ScoreAs:
-    """The module's `similarity` at the module's own precision, never under autocast.
+class _Exactly:
+    """A method of the module on features, at the module's own precision, never under autocast.
 
     Autocast would round scores to 8 or 11 bits, and rounded scores tie. So features go to the
     type of the module's weights: float32, but for a module that is half precision throughout.
     """
 
-    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.precision, self.module = trainer.precision_plugin, pl_module
+    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> None:
+        self.precision, self.module, self.name = trainer.precision_plugin, pl_module, name
 
-    def __call__(self, text: Features, video: Features) -> Tensor:
-        """Return the scores [N, M] of one block."""
+    def __call__(self, *features: Features) -> Tensor:
+        """Return what the method makes of features: scores, or vectors of stage one."""
         with ExitStack() as stack:
             stack.enter_context(self.precision.forward_context())
             stack.enter_context(torch.autocast(self.module.device.type, enabled=False))
-            scores: Tensor = self.module.similarity(self._cast(text), self._cast(video))  # type: ignore[operator]
-            return scores
+            found: Tensor = getattr(self.module, self.name)(*map(self._cast, features))
+            return found
 
     def _cast(self, features: Features) -> Features:
         dtype = self.module.dtype

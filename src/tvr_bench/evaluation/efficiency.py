@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 Features = Mapping[str, Tensor]  # every tensor [items, ...]
+_GATHERED = 1 << 20  # bytes of features that are put side by side to be scored at once
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,16 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds to score one query against the whole gallery: median and 95th percentile."""
+    """Milliseconds to search the whole gallery for one query: median and 95th percentile.
+
+    `recall_p50_ms` is the median time of stage one, where there are two.
+    """
 
     p50_ms: float
     p95_ms: float
     queries: int
     gallery: int
+    recall_p50_ms: float | None = None
 
 
 def count_flops(work: Callable[[], object]) -> int:
@@ -109,29 +114,86 @@ def query_latency(
     `queries` of the N texts, evenly spread, are timed one by one after `warmup` untimed ones; the
     gallery is scored in blocks of `block` videos, as a search would that keeps its memory bounded.
     """
-    texts = len(next(iter(text.values())))
     videos = len(next(iter(video.values())))
-    timed = max(1, min(queries, texts))
-    picked = [i * texts // timed for i in range(timed)]
     blocks = [_rows(video, at, at + block) for at in range(0, videos, block)]
-    device = next(iter(video.values())).device
 
-    def once(index: int) -> float:
-        query = _rows(text, index, index + 1)
-        _synchronise(device)
-        start = time.perf_counter()
+    def once(query: dict[str, Tensor]) -> None:
         for part in blocks:
             similarity(query, part)
+
+    return _latency(once, text, videos, queries, warmup)
+
+
+def two_stage_latency(
+    recall: Callable[[dict[str, Tensor]], Tensor],
+    similarity: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor],
+    text: Features,
+    video: Features,
+    k: int,
+    *,
+    queries: int = 50,
+    warmup: int = 3,
+) -> Latency:
+    """Time single queries that `recall` finds k candidates for and `similarity` scores against.
+
+    The vectors of the gallery are made beforehand. As many candidates are scored at once as fit
+    in cache when their features are put side by side; a larger one is read where it lies.
+    """
+    videos = len(next(iter(video.values())))
+    with torch.inference_mode():
+        gallery = recall(dict(video))
+    fitting = max(1, int(_GATHERED // max(1.0, bytes_per_item(video))))
+
+    def first(query: dict[str, Tensor]) -> list[int]:
+        scores = gallery @ recall(query)[0]
+        found: list[int] = scores.topk(min(k, videos)).indices.tolist()
+        return found
+
+    def once(query: dict[str, Tensor]) -> None:
+        best = first(query)
+        for at in range(0, len(best), fitting):
+            part = best[at : at + fitting]
+            similarity(query, _some(video, part))
+
+    whole = _latency(once, text, videos, queries, warmup)
+    alone = _latency(first, text, videos, queries, warmup)
+    return replace(whole, recall_p50_ms=alone.p50_ms)
+
+
+def _latency(
+    search: Callable[[dict[str, Tensor]], object],
+    text: Features,
+    videos: int,
+    queries: int,
+    warmup: int,
+) -> Latency:
+    """Time `search` on some texts, evenly spread, one by one after `warmup` untimed ones."""
+    texts = len(next(iter(text.values())))
+    timed = max(1, min(queries, texts))
+    picked = [_rows(text, at, at + 1) for at in (i * texts // timed for i in range(timed))]
+    device = next(iter(text.values())).device
+
+    def once(query: dict[str, Tensor]) -> float:
+        _synchronise(device)
+        start = time.perf_counter()
+        search(query)
         _synchronise(device)
         return (time.perf_counter() - start) * 1e3
 
     with torch.inference_mode():
         for i in range(warmup):
             once(picked[i % timed])
-        taken = sorted(once(i) for i in picked)
+        taken = sorted(once(query) for query in picked)
     # the smallest time that 95 % of the queries do not exceed
     p95 = taken[-(-95 * timed // 100) - 1]
     return Latency(statistics.median(taken), p95, timed, videos)
+
+
+def _some(features: Features, items: list[int]) -> dict[str, Tensor]:
+    """Return some items; a single one is a view."""
+    if len(items) == 1:
+        return _rows(features, items[0], items[0] + 1)
+    return {name: tensor[items] for name, tensor in features.items()}
 
 
 def _rows(features: Features, start: int, stop: int) -> dict[str, Tensor]:

@@ -22,13 +22,16 @@ from tvr_bench.evaluation.scoring import (
     BlockScores,
     BlockSize,
     Features,
+    Found,
     MatrixScores,
-    PairScores,
     Similarity,
+    StageCost,
     matrix_gb,
     rank_both,
 )
+from tvr_bench.evaluation.two_stage import Stages, list_gb, search
 
+Pairs = tuple[Tensor, Tensor]  # texts and videos by position, int64 [K] each
 _STREAM_BLOCK = (1024, 1024)  # where no block was asked for but the matrix is too large to keep
 _LOGGED = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "tied_queries", "nan_queries")
 
@@ -43,8 +46,10 @@ class EvaluationResult:
     `t2v_ranks` and `in_group_ranks` belong to `query_ids` and `in_group_ids`, `v2t_ranks` to
     `clip_ids`: the clips that a query describes. `failed` are clips that could not be read.
     `query_ms` [N] is each query's share of the time of scoring, `seconds` that of everything.
-    `scores` is the matrix, float32 [N, M], where it was asked for and fits in memory; `text` and
-    `video` are the features in the order of queries and readable clips, where asked for.
+    `pairs_scored` are pairs that the model scored, `stages` says how two stages shared the work.
+    `scores` is the matrix, float32 [N, M], where it was asked for and fits in memory (two stages
+    have none); `text` and `video` are the features in the order of queries and readable clips,
+    where asked for.
     """
 
     split: str
@@ -63,6 +68,7 @@ class EvaluationResult:
     pairs_scored: int
     seconds: float
     query_ms: Floats
+    stages: StageCost | None = None
     scores: Tensor | None = None
     text: Features = field(default_factory=dict)
     video: Features = field(default_factory=dict)
@@ -107,11 +113,14 @@ def evaluate_features(
     block: BlockSize = None,
     max_matrix_gb: float | None = None,
     keep_scores: bool = False,
+    stages: Stages | None = None,
 ) -> EvaluationResult:
     """Return the result of N texts against M clips, from features in the order of the split.
 
     `video` has the V clips that are not in `failed`. Above `max_matrix_gb` (10^9 bytes) no matrix
-    is kept, only ranks: they are the same. Raises UserError where features and split do not fit.
+    is kept, only ranks: they are the same. With `stages` the search has two stages, and `block`
+    bounds only how many pairs are scored at once. Raises UserError where features and split do not
+    fit, and where the candidates of two stages do not fit in `max_matrix_gb`.
     """
     start = time.perf_counter()
     gold = gold_positions(split)
@@ -126,28 +135,39 @@ def evaluate_features(
             f"there are features of {made.shape[0]} texts, but split '{name}' has {len(gold)} "
             "queries; give one row of features per query"
         )
-    matrix = made.matrix() if fits else None
-    ranked = _rank(made if matrix is None else MatrixScores(matrix), split, gold)
-    absent = len(gold) * int((~present).sum())
-    inside = ranked.inside
+    groups = [query.group for query in split.queries]
+    rows, columns = group_pairs(gold.tolist(), groups)
+    wanted = torch.cat([torch.arange(len(gold)), rows]), torch.cat([gold, columns])
+    if stages is None:
+        found = _exhaustive(made, gold, wanted, keep=fits)
+    else:
+        _check_room(stages, len(gold), len(present), max_matrix_gb)
+        found = search(
+            stages,
+            *(made.text, made.video, gold, wanted, present),
+            keep=fits,
+            chunk=made.sides[0] * made.sides[1],
+        )
+    ranked = _rank(found, gold, rows)
     return EvaluationResult(
         split=name,
         t2v=ranked.t2v.metrics(),
         v2t=ranked.v2t.metrics(),
-        in_group=chance_metrics(inside) if len(inside) else {},
+        in_group=chance_metrics(ranked.inside) if len(ranked.inside) else {},
         by_skill=_by_skill(split, gold.numpy(), ranked),
         t2v_ranks=ranked.t2v,
         v2t_ranks=ranked.v2t,
-        in_group_ranks=inside,
+        in_group_ranks=ranked.inside,
         query_ids=tuple(query.id for query in split.queries),
         clip_ids=tuple(split.clips[clip].id for clip in ranked.described),
         in_group_ids=tuple(split.queries[query].id for query in ranked.grouped),
         failed=tuple(clip.id for clip in split.clips if clip.id in failed),
-        nan_scores=made.nan_scores if matrix is None else count_nan(matrix) - absent,
-        pairs_scored=made.pairs_scored,
+        nan_scores=found.nan_scores,
+        pairs_scored=found.pairs_scored,
         seconds=time.perf_counter() - start,
-        query_ms=made.query_ms,
-        scores=matrix if keep_scores else None,
+        query_ms=found.query_ms,
+        stages=found.stages,
+        scores=found.scores if keep_scores else None,
     )
 
 
@@ -181,17 +201,45 @@ class _Ranked:
     grouped: Ints
 
 
-def _rank(scores: PairScores, split: Split, gold: Tensor) -> _Ranked:
-    """Return all ranks; the scores of right and rival pairs are gathered in one pass."""
-    groups = [query.group for query in split.queries]
-    group_rows, group_columns = group_pairs(gold.tolist(), groups)
-    rows = torch.cat([torch.arange(len(gold)), group_rows])
-    values = scores.gather(rows, torch.cat([gold, group_columns]))
-    right, rivals = values[: len(gold)], values[len(gold) :]
-    t2v, v2t = rank_both(scores, gold, right)
-    grouped, inside = group_ranks(rivals, group_rows, right)
+def _exhaustive(made: BlockScores, gold: Tensor, wanted: Pairs, *, keep: bool) -> Found:
+    """Return what the scores of all pairs say; `wanted` are gathered in one pass."""
+    matrix = made.matrix() if keep else None
+    scores = made if matrix is None else MatrixScores(matrix)
+    values = scores.gather(*wanted)
+    t2v, v2t = rank_both(scores, gold, values[: len(gold)])
+    absent = made.shape[0] * (made.shape[1] - len(made.columns))
+    return Found(
+        values=values,
+        t2v=t2v,
+        v2t=v2t,
+        nan_scores=made.nan_scores if matrix is None else count_nan(matrix) - absent,
+        pairs_scored=made.pairs_scored,
+        query_ms=made.query_ms,
+        scores=matrix,
+    )
+
+
+def _check_room(stages: Stages, texts: int, videos: int, limit: float | None) -> None:
+    """Raise UserError where two stages need more than `limit`, 10^9 bytes."""
+    lists, matrix = list_gb(stages.k, texts, videos), matrix_gb(texts, videos)
+    if limit is not None and lists > limit:
+        raise UserError(
+            f"{stages.k} candidates per query take {lists:.2f} GB, but {limit:g} are allowed; "
+            "lower eval.two_stage or raise eval.max_matrix_gb"
+        )
+    if limit is not None and matrix > limit and stages.parity != "none":
+        raise UserError(
+            f"eval.parity={stages.parity} keeps a matrix of {matrix:.2f} GB, but {limit:g} are "
+            "allowed; raise eval.max_matrix_gb or set eval.parity=none"
+        )
+
+
+def _rank(found: Found, gold: Tensor, rows: Tensor) -> _Ranked:
+    """Return all ranks; `rows` are the queries of the pairs of the groups."""
+    right, rivals = found.values[: len(gold)], found.values[len(gold) :]
+    grouped, inside = group_ranks(rivals, rows, right)
     described = np.unique(gold.numpy())
-    return _Ranked(t2v, v2t.take(described), inside, described, grouped.numpy())
+    return _Ranked(found.t2v, found.v2t.take(described), inside, described, grouped.numpy())
 
 
 def _by_skill(split: Split, gold: Ints, ranked: _Ranked) -> dict[str, dict[str, Metrics]]:

@@ -19,6 +19,7 @@ from tvr_bench.datamodules.types import Split
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult, evaluate_features
 from tvr_bench.evaluation.scoring import BlockSize, Features, Similarity
+from tvr_bench.evaluation.two_stage import Stages
 
 KINDS = ("text", "video")
 PARTS = {"index": torch.int64, "bytes": torch.uint8, "layout": torch.uint8}
@@ -47,6 +48,7 @@ class RetrievalMetric(Metric):
         max_matrix_gb: float | None = None,
         keep_scores: bool = False,
         keep_features: bool = False,
+        stages: Stages | None = None,
         **kwargs: Any,
     ) -> None:
         """Take what `evaluate_features` takes; `keep_features` keeps them in the result."""
@@ -55,6 +57,7 @@ class RetrievalMetric(Metric):
         self.failed = frozenset(failed)
         self.block, self.max_matrix_gb = block, max_matrix_gb
         self.keep_scores, self.keep_features = keep_scores, keep_features
+        self.stages = stages
         self.result: EvaluationResult | None = None
         for kind in KINDS:
             for part in PARTS:
@@ -123,6 +126,7 @@ class RetrievalMetric(Metric):
             block=self.block,
             max_matrix_gb=self.max_matrix_gb,
             keep_scores=self.keep_scores,
+            stages=self.stages,
         )
         if self.keep_features:
             self.result.text = {name: tensor.cpu() for name, tensor in text.items()}

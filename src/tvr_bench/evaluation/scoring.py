@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,41 @@ from tvr_bench.evaluation.ranks import Floats, Ranks, best_gold
 Features = dict[str, Tensor]  # every tensor is [items, ...]
 Similarity = Callable[[Features, Features], Tensor]
 BlockSize = Sequence[int] | int | None  # texts x videos; None is everything at once
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a search in two stages did; the seconds are those of both directions.
+
+    `recall_pairs` dot products of stage one chose `pairs_t2v` and `pairs_v2t` candidates. A pair
+    that both directions ask for is scored once.
+    """
+
+    k: int
+    recall_pairs: int
+    pairs_t2v: int
+    pairs_v2t: int
+    recall_s: float
+    rerank_s: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What scoring a split found, in one stage or two.
+
+    `values` [K] belong to the pairs that were asked for: greater is better in the order of the
+    pair's text, NaN the worst. `t2v` [N] and `v2t` [M] are the ranks, `query_ms` float64 [N] each
+    text's share of the time, `scores` the matrix [N, M] where there is one.
+    """
+
+    values: Tensor
+    t2v: Ranks
+    v2t: Ranks
+    nan_scores: int
+    pairs_scored: int
+    query_ms: Floats
+    scores: Tensor | None = None
+    stages: StageCost | None = None
 
 
 class PairScores(Protocol):

@@ -23,6 +23,7 @@ from tvr_bench.files import atomic_write
 
 RECORD_FILE = "record.json"
 STANDARD_METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
+_TEXTS = ("ids", "skills", "texts")  # endings of the names of arrays of texts
 _LARGEST_RECORD = 64_000_000  # bytes; a larger file is not a record
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]  # also a file's name
@@ -93,7 +94,8 @@ class Protocol(_Part):
 
     `ocr` is a model's input, like its frames' motion, and not a rule of the test.
     `track` is controlled (the same towers and schedule for every model) or paper (the model's own);
-    `resolution` is (height, width), `two_stage` the k of a second stage over the top k.
+    `resolution` is (height, width), `two_stage` the k of a second stage over the top k. A `parity`
+    repeats how a paper's released code ranks, for comparison with its numbers only.
     """
 
     split: str
@@ -105,6 +107,7 @@ class Protocol(_Part):
     selection: Literal["last", "best_val", "best_test"] = "best_val"
     postprocess: Literal["none", "dsl", "qbnorm"] = "none"
     two_stage: Count | None = None
+    parity: Literal["none", "eercf"] = "none"
     ocr: OcrInfo = OcrInfo(enabled=False)
 
 
@@ -146,7 +149,13 @@ class Metrics(_Part):
 
 
 class Efficiency(_Part):
-    """What it cost; None is "not measured". FLOPs in 10^9 per text, per video and per pair."""
+    """What it cost; None is "not measured". FLOPs in 10^9 per text, per video and per pair.
+
+    `pairs_scored` are distinct pairs that the model scored. In two stages `pairs_t2v` and
+    `pairs_v2t` are those that each direction asked for, some of them both; `recall_*` is the cost
+    of stage one: its dot products, 10^9 FLOPs of one, its share of `ms_per_query_p50`, and the
+    bytes of a video's vector (`gallery_bytes_per_video` are those of all its features).
+    """
 
     device: str
     dtype: str
@@ -155,6 +164,12 @@ class Efficiency(_Part):
     gflops_video: float | None = None
     gflops_pair: float | None = None
     pairs_scored: Count | None = None
+    pairs_t2v: Count | None = None
+    pairs_v2t: Count | None = None
+    recall_pairs: Count | None = None
+    gflops_recall_pair: float | None = None
+    recall_ms_per_query_p50: float | None = None
+    recall_bytes_per_video: float | None = None
     ms_per_query_p50: float | None = None
     ms_per_query_p95: float | None = None
     gallery_bytes_per_video: float | None = None
@@ -193,8 +208,9 @@ def metrics_json(record: Record) -> str:
 def save_record(record: Record, run_dir: Path, ranks: Mapping[str, np.ndarray]) -> Path:
     """Write the per-query ranks, then the record; return the record's path.
 
-    `ranks` maps names to arrays: names that end in `ids` hold texts, all others whole numbers,
-    stored as int32. The record comes last, so that a record's ranks are always there.
+    `ranks` maps names to arrays: names that end in `ids`, `skills` or `texts` hold texts, all
+    others whole numbers, stored as int32. The record comes last, so that its ranks are always
+    there.
     """
     atomic_write(run_dir / record.ranks, _pack(ranks))
     path = run_dir / RECORD_FILE
@@ -241,7 +257,7 @@ def _pack(ranks: Mapping[str, np.ndarray]) -> bytes:
     arrays: dict[str, Any] = {}
     for name in sorted(ranks):
         array = np.asarray(ranks[name])
-        if name.endswith("ids"):
+        if name.endswith(_TEXTS):
             arrays[name] = array.astype(np.str_)
             continue
         stored = array.astype(np.int32)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvr_bench.datamodules.types import Query, Split
 from tvr_bench.leaderboard.record import Metrics, SkillMetrics, Values
 
 if TYPE_CHECKING:
     from tvr_bench.evaluation.evaluate import EvaluationResult
 
 _COUNTS = ("tied_queries", "nan_queries")
+_SAMPLE, _LONGEST_TEXT = 24, 300  # captions kept for people to read, and letters of each
 
 
 def metrics_of(result: EvaluationResult) -> Metrics:
@@ -30,23 +35,42 @@ def metrics_of(result: EvaluationResult) -> Metrics:
     )
 
 
-def ranks_of(result: EvaluationResult) -> dict[str, np.ndarray]:
+def ranks_of(result: EvaluationResult, split: Split) -> dict[str, np.ndarray]:
     """Return the per-query ranks of `result` as arrays for `save_record`, one row per query.
 
     `query_ids` name the rows of `t2v_*`, `clip_ids` those of `v2t_*` and `in_group_ids` those of
     `in_group_*`; `ahead`, `tied`, `gold`, `items` and `nan` are those of `Ranks`, so every metric
-    can be made again, ties included.
+    can be made again, ties included. `query_clip_ids` and `query_skills` are each query's clip
+    and skill, `sample_ids` and `sample_texts` a few captions, the same for every run on `split`.
     """
-    arrays = {
-        "query_ids": np.array(result.query_ids, dtype=np.str_),
-        "clip_ids": np.array(result.clip_ids, dtype=np.str_),
-        "in_group_ids": np.array(result.in_group_ids, dtype=np.str_),
+    sample = sample_queries(split.queries)
+    texts = {
+        "query_ids": result.query_ids,
+        "query_clip_ids": [query.clip_id for query in split.queries],
+        "query_skills": [query.skill for query in split.queries],
+        "clip_ids": result.clip_ids,
+        "in_group_ids": result.in_group_ids,
+        "sample_ids": [query.id for query in sample],
+        "sample_texts": [query.text[:_LONGEST_TEXT] for query in sample],
     }
+    arrays = {name: np.array(values, dtype=np.str_) for name, values in texts.items()}
     for name in ("t2v", "v2t", "in_group"):
         ranks = getattr(result, f"{name}_ranks")
         for field in fields(ranks):
             arrays[f"{name}_{field.name}"] = getattr(ranks, field.name)
     return arrays
+
+
+def sample_queries(queries: Sequence[Query], size: int = _SAMPLE) -> list[Query]:
+    """Return up to `size` queries, as many of each skill, chosen by a hash of their ids.
+
+    Neither a model nor an order has a say in it, so they flatter nobody.
+    """
+    by_skill: dict[str, list[Query]] = defaultdict(list)
+    for query in sorted(queries, key=lambda q: hashlib.sha256(repr(q.id).encode()).digest()):
+        by_skill[query.skill].append(query)
+    turns = zip_longest(*(by_skill[skill] for skill in sorted(by_skill)))
+    return [query for turn in turns for query in turn if query is not None][:size]
 
 
 def _without_counts(values: Mapping[str, float]) -> Values:

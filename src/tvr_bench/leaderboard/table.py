@@ -1,7 +1,7 @@
-"""The leaderboard: a CSV and a Markdown table, made anew from all records, never edited.
+"""The leaderboard: made anew from all records, never edited.
 
-Rows are ranked only among runs of the same data, split and protocol: the `group` of a row is a
-hash of all three, and `protocol` says the same for people.
+`leaderboard.csv`, `.md` and `.html` have a row per system, which is a model with its settings over
+all its seeds, and the papers' own numbers in rows apart; `runs.csv` has a row per run.
 """
 
 from __future__ import annotations
@@ -10,68 +10,88 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from tvr_bench.errors import UserError
-from tvr_bench.files import atomic_write, settings_hash
+from tvr_bench.files import atomic_path
+from tvr_bench.leaderboard.aggregate import DIRECTIONS, Row, Run, rank_groups, rsum, systems_of
+from tvr_bench.leaderboard.board import Board, stage_curves
+from tvr_bench.leaderboard.grouping import protocol_key, read_settings
+from tvr_bench.leaderboard.html import render_html
 from tvr_bench.leaderboard.markdown import render_markdown
-from tvr_bench.leaderboard.record import RECORD_FILE, STANDARD_METRICS, Record, load_record
+from tvr_bench.leaderboard.record import RECORD_FILE, STANDARD_METRICS, Efficiency, load_record
+from tvr_bench.leaderboard.reported import read_reported, reported_row
 
-_DIRECTIONS = ("t2v", "v2t")
-_IDENTITY = ("group", "data", "variant", "split", "protocol", "rank", "model", "backbone", "ocr")
-_COST = (
-    *("params", "trainable_params", "device", "dtype", "threads", "gflops_text", "gflops_video"),
-    *("gflops_pair", "pairs_scored", "ms_per_query_p50", "ms_per_query_p95"),
-    *("gallery_bytes_per_video", "peak_mem_mb", "peak_mem_child_mb", "train_s", "videos_per_s"),
-)
-_ORIGIN = (
-    *("clips", "queries", "missing", "failed", "tied_t2v", "tied_v2t", "wall_s"),
+_PLACE = ("group", "data", "variant", "split", "protocol")
+_NAME = ("model", "backbone", "ocr", "settings", "system")
+_METRICS = tuple(f"{d}_{name}" for d in DIRECTIONS for name in STANDARD_METRICS)
+_COST = ("params", "trainable_params", *Efficiency.model_fields)
+_COUNTS = ("clips", "queries", "missing", "failed", "tied_t2v", "tied_v2t", "wall_s")
+RUN_COLUMNS = (
+    *_PLACE,
+    *_NAME,
+    *("seed", *_METRICS, "RSum"),
+    *_COST,
+    *_COUNTS,
     *("git", "dirty", "run_id", "date", "folder"),
 )
 COLUMNS = (
-    *_IDENTITY,
-    "seed",
-    *(f"{direction}_{name}" for direction in _DIRECTIONS for name in STANDARD_METRICS),
-    "RSum",
-    *_COST,
-    *_ORIGIN,
+    *("kind", *_PLACE, "rank", *_NAME, "two_stage", "seeds", "seed_list", "repeats"),
+    *(column for name in (*_METRICS, "RSum") for column in (name, f"{name}_sd")),
+    *(f"{d}_R@1_{side}" for d in DIRECTIONS for side in ("low", "high")),
+    *("lead", "lead_low", "lead_high", "lead_p", "lead_p_holm", "lead_verdict"),
+    *(*_COST, "gflops_query"),
+    *_COUNTS,
+    *("git", "dirty", "run_ids", "date"),
+    *("source", "confidence", "red_flags"),
 )
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class LeaderboardPaths:
-    """Where the leaderboard lies, how many runs it lists, and which records it left out, why."""
+    """Where the leaderboard lies, how many runs and systems it lists, and what it left out, why."""
 
     csv: Path
     markdown: Path
-    rows: int
+    html: Path
+    runs_csv: Path
+    runs: int
+    systems: int
     warnings: tuple[str, ...]
 
 
 def build_leaderboard(runs_root: Path, out_dir: Path) -> LeaderboardPaths:
-    """Write `leaderboard.csv` and `leaderboard.md` from every record under `runs_root`.
+    """Write `leaderboard.csv`, `.md` and `.html` and `runs.csv` from every record below a folder.
 
     A record that cannot be read is left out and named, on stderr and in the result. Any number of
-    processes may call this at once: when a call returns, both files list at least every record
+    processes may call this at once: when a call returns, the files list at least every record
     that was whole when it began. Raises UserError where a folder is missing or not writable.
     """
     if not runs_root.is_dir():
         raise UserError(f"there is no folder of runs {runs_root}; make a run or give its path")
-    csv, markdown = out_dir / "leaderboard.csv", out_dir / "leaderboard.md"
     with _turn(runs_root):
-        entries, warnings = read_records(runs_root)
-        rows = leaderboard_rows(entries)
+        runs, warnings = read_runs(runs_root)
+        systems = systems_of(runs)
+        groups, faults = rank_groups(systems)
+        warnings += faults
+        board = Board(groups, len(runs), stage_curves(groups, systems), read_reported(), warnings)
+        pages = {
+            "leaderboard.csv": rows_to_csv(board_rows(board), COLUMNS),
+            "leaderboard.md": render_markdown(board),
+            "leaderboard.html": render_html(board),
+            "runs.csv": rows_to_csv([run_row(run) for run in runs], RUN_COLUMNS),
+        }
         try:
-            atomic_write(csv, rows_to_csv(rows))
-            atomic_write(markdown, render_markdown(rows))
+            with ExitStack() as together:  # none is put in place before all are written
+                for name, text in pages.items():
+                    page = together.enter_context(atomic_path(out_dir / name))
+                    page.write_bytes(
+                        text.encode("utf-8", "replace")
+                    )  # a file's name may be no text
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise UserError(
@@ -79,15 +99,16 @@ def build_leaderboard(runs_root: Path, out_dir: Path) -> LeaderboardPaths:
             ) from error
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return LeaderboardPaths(csv, markdown, len(rows), tuple(warnings))
+    paths = [out_dir / name for name in pages]
+    return LeaderboardPaths(*paths, len(runs), len(systems), tuple(warnings))
 
 
-def read_records(runs_root: Path) -> tuple[list[tuple[str, Record]], list[str]]:
-    """Return (run folder below `runs_root`, record) sorted by folder, and a line per left-out one.
+def read_runs(runs_root: Path) -> tuple[list[Run], list[str]]:
+    """Return the runs below `runs_root` sorted by folder, and a line per record left out.
 
     The second record of a run id is left out: a copied run folder must not count twice.
     """
-    entries: list[tuple[str, Record]] = []
+    runs: list[Run] = []
     warnings: list[str] = []
     seen: dict[str, str] = {}
     for path in sorted(_record_files(runs_root)):
@@ -103,72 +124,22 @@ def read_records(runs_root: Path) -> tuple[list[tuple[str, Record]], list[str]]:
                 f"left out of the leaderboard: {path} repeats run {record.run.id} of {first}"
             )
             continue
-        entries.append((folder, record))
-    return entries, warnings
+        runs.append(Run(path.parent, folder, record, read_settings(path.parent)))
+    return runs, warnings
 
 
-def protocol_key(record: Record) -> str:
-    """Return the protocol in words that fit a column, e.g. `single|12f|224x224|32w|best_val`.
-
-    Frames, height x width in pixels, words and the choice of weights are always there; a score
-    post-processing, a second stage and missing files only where there are any.
-    """
-    p = record.protocol
-    height, width = p.resolution
-    track = ["paper track"] if p.track == "paper" else []
-    parts = [*track, p.captions, f"{p.frames}f", f"{height}x{width}", f"{p.words}w", p.selection]
-    if p.postprocess != "none":
-        parts.append(p.postprocess)
-    if p.two_stage is not None:
-        parts.append(f"top{p.two_stage}")
-    if record.data.missing_ids:
-        parts.append(f"{len(record.data.missing_ids)}missing")
-    return "|".join(parts)
+def board_rows(board: Board) -> list[Row]:
+    """Return the systems group by group, best first, then what the papers report."""
+    measured = [row for group in board.groups for row in group.rows]
+    return [*measured, *(reported_row(result) for result in board.reported)]
 
 
-def group_hash(record: Record) -> str:
-    """Return 16 hex digits that two records share only where their numbers may be compared."""
-    data = record.data
-    return settings_hash(
-        {
-            "data": [data.name, data.variant, data.annotations_sha256, data.clips, data.queries],
-            "missing": sorted(data.missing_ids),
-            "protocol": record.protocol.model_dump(mode="json", exclude={"ocr"}),
-        }
-    )
-
-
-def leaderboard_rows(entries: Sequence[tuple[str, Record]]) -> list[Row]:
-    """Return one row per record, group by group, best first, each with its rank in its group.
-
-    The order is R@1 text to video, then RSum, then the mean rank; runs equal in all three share
-    a rank. Names and ids only make the order of such runs the same every time.
-    """
-    rows = [_row(folder, record) for folder, record in entries]
-    rows.sort(
-        key=lambda row: (*_group(row), *_merit(row), row["model"], row["seed"], row["run_id"])
-    )
-    for _, members in groupby(rows, key=_group):
-        rank, before = 0, None
-        for position, row in enumerate(members, start=1):
-            if _merit(row) != before:
-                rank, before = position, _merit(row)
-            row["rank"] = rank
-    return rows
-
-
-def rows_to_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as CSV text with every digit; columns only some runs have come last."""
-    extra = sorted({name for row in rows for name in row} - set(COLUMNS))
-    frame = pd.DataFrame(list(rows), columns=[*COLUMNS, *extra], dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n")
-
-
-def _row(folder: str, record: Record) -> Row:
-    run, data, metrics = record.run, record.data, record.metrics
-    ocr = record.protocol.ocr
+def run_row(run: Run) -> Row:
+    """Return one run's metrics and costs, every digit."""
+    record = run.record
+    data, metrics, ocr = record.data, record.metrics, record.protocol.ocr
     row: Row = {
-        "group": group_hash(record),
+        "group": run.group,
         "data": data.name,
         "variant": data.variant,
         "split": record.protocol.split,
@@ -176,7 +147,9 @@ def _row(folder: str, record: Record) -> Row:
         "model": record.model.name,
         "backbone": record.model.backbone,
         "ocr": ocr.engine if ocr.enabled else "none",
-        "seed": run.seed,
+        "settings": run.settings.changes(),
+        "system": run.system,
+        "seed": record.run.seed,
         "params": record.model.params,
         "trainable_params": record.model.trainable_params,
         **record.efficiency.model_dump(),
@@ -184,29 +157,28 @@ def _row(folder: str, record: Record) -> Row:
         "queries": data.queries,
         "missing": len(data.missing_ids),
         "failed": len(data.failed),
-        "wall_s": run.wall_s,
-        "git": run.git,
-        "dirty": run.dirty,
-        "run_id": run.id,
-        "date": run.date.isoformat(timespec="seconds"),
-        "folder": folder,
+        "wall_s": record.run.wall_s,
+        "git": record.run.git,
+        "dirty": record.run.dirty,
+        "run_id": record.run.id,
+        "date": record.run.date.isoformat(timespec="seconds"),
+        "folder": run.name,
+        "RSum": rsum(record),
     }
-    for direction, values in zip(_DIRECTIONS, (metrics.t2v, metrics.v2t), strict=True):
-        row |= {f"{direction}_{name}": value for name, value in values.items()}
+    for direction, values in zip(DIRECTIONS, (metrics.t2v, metrics.v2t), strict=True):
+        row |= {f"{direction}_{name}": values[name] for name in STANDARD_METRICS}
         row[f"tied_{direction}"] = metrics.tied_queries.get(direction)
-    row["RSum"] = sum(d[f"R@{k}"] for d in (metrics.t2v, metrics.v2t) for k in (1, 5, 10))
     for skill, found in metrics.by_skill.items():
         row[f"in_group:{skill}"] = found.in_group.get("R@1")
         row[f"chance:{skill}"] = found.in_group.get("chance_R@1")
     return row
 
 
-def _group(row: Row) -> tuple[str, ...]:
-    return tuple(row[name] for name in ("data", "variant", "split", "protocol", "group"))
-
-
-def _merit(row: Row) -> tuple[float, float, float]:
-    return -row["t2v_R@1"], -row["RSum"], row["t2v_MnR"]
+def rows_to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return the rows as CSV with every digit; columns that only some rows have come last."""
+    more = sorted({name for row in rows for name in row} - set(columns))
+    frame = pd.DataFrame(list(rows), columns=[*columns, *more], dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def _record_files(root: Path) -> Iterator[Path]:

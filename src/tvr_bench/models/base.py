@@ -41,6 +41,7 @@ class Retriever(Protocol):
 class RetrievalModule(pl.LightningModule):
     """A Retriever that trains; a model overrides the methods of Retriever and what it needs."""
 
+    reads_text = False  # whether it looks at scene text, which is otherwise not read at all
     fixed_frames = False  # whether the test must have as many frames per clip as the training
 
     def __init__(self, cfg: Config) -> None:
@@ -79,6 +80,16 @@ class RetrievalModule(pl.LightningModule):
     def similarity(self, text: Features, video: Features) -> Tensor:
         """Return the score of every pair, [N, M]; each depends on its own pair alone."""
         raise NotImplementedError(f"{type(self).__name__} must define similarity")
+
+    def rerank(self, text: Features, video: Features) -> Tensor:
+        """Return the score of row i of `text` with row i of `video`, [P]; one video is for all."""
+        if len(next(iter(video.values()))) == 1:
+            return self.similarity(text, video)[:, 0]
+        pairs = [
+            self.similarity(*({k: v[i : i + 1] for k, v in part.items()} for part in (text, video)))
+            for i in range(len(next(iter(text.values()))))
+        ]
+        return torch.cat(pairs).flatten()
 
     def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
         """Return the named parts [N, M] that the score is made of."""

@@ -66,6 +66,7 @@ _IMAGE_PARTS = ("image", "clip.vision_model", "clip.visual_projection")  # of ou
 class TCard(RetrievalModule):
     """Frames and window captions, calibrated and distilled under every text."""
 
+    reads_text = True
     fixed_frames = True
 
     def __init__(self, cfg: Config) -> None:

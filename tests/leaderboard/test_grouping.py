@@ -1,0 +1,148 @@
+"""Which results may be compared, and which runs are seeds of one system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tvr_bench import config
+from tvr_bench.leaderboard.grouping import (
+    RunSettings,
+    group_hash,
+    protocol_key,
+    protocol_words,
+    read_settings,
+)
+from tvr_bench.leaderboard.record import Record
+
+RecordFactory = Callable[..., Record]
+
+
+def _settings(folder: Path, *overrides: str) -> RunSettings:
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = config.load(["model=meanpool", *overrides])
+    (folder / "config.yaml").write_text(config.to_yaml(cfg), encoding="utf-8")
+    return read_settings(folder)
+
+
+def test_protocol_in_words(make_record: RecordFactory) -> None:
+    assert protocol_key(make_record()) == "single|12f|224x224|32w|best_val"
+    full = make_record(
+        protocol__track="paper",
+        protocol__resolution=(112, 80),
+        protocol__postprocess="dsl",
+        protocol__two_stage=50,
+        protocol__parity="eercf",
+        data__missing_ids=["a", "b"],
+    )
+    assert protocol_key(full) == (
+        "paper track|single|12f|112x80|32w|best_val|dsl|top50|as eercf ranks|2missing"
+    )
+    words = ", ".join(protocol_words(full))
+    for part in ("paper track", "112 x 80", "dsl", "top 50", "comparison only", "2 missing"):
+        assert part in words
+    best = make_record(protocol__selection="best_test")
+    assert "only to repeat a paper's protocol" in ", ".join(protocol_words(best))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("data__name", "msrvtt"),
+        ("data__variant", "base"),
+        ("data__annotations_sha256", "c" * 64),
+        ("data__clips", 207),
+        ("data__missing_ids", ["a"]),
+        ("protocol__split", "val"),
+        ("protocol__track", "paper"),
+        ("protocol__captions", "all"),
+        ("protocol__frames", 8),
+        ("protocol__resolution", (112, 112)),
+        ("protocol__words", 20),
+        ("protocol__selection", "best_test"),
+        ("protocol__postprocess", "dsl"),
+        ("protocol__two_stage", 10),
+        ("protocol__parity", "eercf"),
+    ],
+)
+def test_another_protocol_is_another_group(
+    make_record: RecordFactory, place: str, value: object
+) -> None:
+    assert group_hash(make_record(**{place: value})) != group_hash(make_record())
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("run__seed", 7),
+        ("model__name", "meanpool"),
+        ("protocol__ocr", {"enabled": False}),
+        ("data__failed", ["a"]),
+        ("efficiency__device", "gpu"),
+    ],
+)
+def test_a_models_own_choices_share_a_group(
+    make_record: RecordFactory, place: str, value: object
+) -> None:
+    assert group_hash(make_record(**{place: value})) == group_hash(make_record())
+
+
+def test_what_may_differ_between_seeds(tmp_path: Path) -> None:
+    plain = _settings(tmp_path / "a")
+    for i, override in enumerate(
+        (
+            *("seed=3", "run.root=elsewhere", "paths.cache=/tmp/x", "log.csv=false"),
+            *("trainer.workers=4", "trainer.threads=7", "trainer.prepare_workers=2"),
+        )
+    ):
+        assert _settings(tmp_path / f"same{i}", override).digest == plain.digest
+    for i, override in enumerate(
+        (
+            *("optim.lr=1e-5", "trainer.epochs=3", "trainer.batch_size=8", "data.seed=1"),
+            *("ocr.xi=0.4", "eval.two_stage=5", "loss.scale=20"),
+        )
+    ):
+        assert _settings(tmp_path / f"other{i}", override).digest != plain.digest
+
+
+def test_a_second_stage_may_be_left_out(tmp_path: Path) -> None:
+    plain = _settings(tmp_path / "a")
+    staged = _settings(tmp_path / "b", "eval.two_stage=5")
+    slower = _settings(tmp_path / "c", "eval.two_stage=5", "optim.lr=1e-5")
+    assert staged.without_two_stages().digest == plain.without_two_stages().digest
+    assert slower.without_two_stages().digest != plain.without_two_stages().digest
+
+
+def test_changes_are_told_against_the_defaults_of_the_model(tmp_path: Path) -> None:
+    assert _settings(tmp_path / "a").changes() == ""
+    changed = ["trainer.epochs=3", "video.size=[32,48]", "ocr.xi=0.5", "seed=4", "data.preset=tiny"]
+    assert _settings(tmp_path / "b", *changed).changes() == "ocr.xi=0.5 trainer.epochs=3"
+    assert _settings(tmp_path / "c", "trainer.steps=7").changes() == "trainer.steps=7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a: [unclosed",
+        "[" * 5_000,
+        "- 1\n- 2\n",
+        "model:\n  name: no_such_model\ndata:\n  name: signvid\nx: 1\n",
+        "a: &a [x, x]\n"
+        + "".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} {{k: *{chr(97 + i)}, l: *{chr(97 + i)}}}\n"
+            for i in range(20)
+        ),
+    ],
+)
+def test_a_foreign_configuration_says_nothing_and_breaks_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert read_settings(tmp_path).changes() == ""
+
+
+def test_no_configuration_is_no_settings(tmp_path: Path) -> None:
+    assert read_settings(tmp_path).digest == ""
+    (tmp_path / "config.yaml").mkdir()
+    assert read_settings(tmp_path).digest == ""
