@@ -366,6 +366,48 @@ def test_a_run_leaves_nothing_outside_of_its_places(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_weights_of_a_run_are_tested_in_another_way(
+    finished: Path, settings: list[str]
+) -> None:
+    words = ["model=tcard", "model.heads=2", f"run.weights={finished}"]
+    run, record = _run(settings, *words, "run.name=retested")
+    first = load_record(finished)
+    assert metrics_json(record) == metrics_json(first)
+    assert record.model.checkpoint_sha256 == first.model.checkpoint_sha256
+    assert record.run.weights_of == "first" and first.run.weights_of is None
+    assert "train" not in record.phases and not (run / "checkpoints").exists()
+    _, coarse = _run(settings, *words, "eval.two_stage=3", "run.name=retested-in-two-stages")
+    assert coarse.protocol.two_stage == 3
+    assert coarse.model.checkpoint_sha256 == first.model.checkpoint_sha256
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=7"], ["seed 0, not 7", "trained with other settings"]),
+        (["optim.lr=0.5"], ["optim.lr 0.002, not 0.5"]),
+        (["trainer.batch_size=4"], ["trainer.batch_size 8, not 4"]),
+        (["model.ctcd=none"], ["model.safetensors does not fit"]),
+        (["run.weights=nowhere"], ["nowhere is no finished run"]),
+    ],
+    ids=str,
+)
+def test_weights_of_another_training_are_refused_in_one_line(
+    words: list[str],
+    expected: list[str],
+    finished: Path,
+    settings: list[str],
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = ["model=tcard", "model.heads=2", f"run.weights={finished}", "run.name=refused"]
+    assert main(["bench", *settings, *own, *words]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert all(part in printed for part in expected)
+    assert not (root / "runs" / "refused").exists()
+
+
 def test_no_text_is_read_for_a_model_that_looks_at_none(
     settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

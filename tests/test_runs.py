@@ -127,5 +127,5 @@ def test_damaged_files_are_named(name: str, content: bytes | None, copy: Path) -
 def test_weights_that_do_not_fit_the_configuration_are_refused(copy: Path) -> None:
     path = copy / CONFIG_FILE
     path.write_text(path.read_text().replace("width: 16", "width: 32"))
-    with pytest.raises(UserError, match=rf"{WEIGHTS_FILE} does not fit {CONFIG_FILE}"):
+    with pytest.raises(UserError, match=rf"{WEIGHTS_FILE} does not fit the model"):
         load_run(copy)

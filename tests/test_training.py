@@ -117,7 +117,7 @@ def test_the_test_may_see_another_number_of_frames(
     _, record = run("video.frames=2", "eval.frames=5")
     assert seen == {("train", 2), ("test", 5)}
     assert record.protocol.frames == 5
-    with pytest.raises(UserError, match="leave eval.frames alone"):
+    with pytest.raises(UserError, match=r"leave eval\.frames alone"):
         create_model("tcard", **SMALL, **{"video.frames": 2, "eval.frames": 5})
 
 

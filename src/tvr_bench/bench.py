@@ -32,6 +32,7 @@ from tvr_bench.runs import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     evaluation_of,
+    load_weights,
 )
 from tvr_bench.schema import Config
 
@@ -50,10 +51,14 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     training.check_devices(cfg)
     training.seed(cfg)
     model = model_class(cfg.model.name)(cfg)  # what it lacks is said before minutes of work
+    if cfg.run.weights:
+        load_weights(model, Path(cfg.run.weights))
     evaluation = evaluation_of(model, keep_features=True)
     run_dir = open_run(cfg)
     ledger = Ledger(run_dir / LEDGER_FILE if first else None)
-    data = dataset_class(cfg.data.name)(cfg, ledger=ledger, scene_text=model.reads_text)
+    data = dataset_class(cfg.data.name)(
+        cfg, tokenizer=model.tokenizer, ledger=ledger, scene_text=model.reads_text
+    )
     data.prepare()
     assert data.tokenizer is not None
     if first:
@@ -64,9 +69,10 @@ def bench(cfg: Config, command: str = "") -> Record | None:
         console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
 
     trainer = training.build_trainer(cfg, run_dir, [evaluation])
-    train_s = fit(trainer, model, data, run_dir)
-    if (state := training.best_or_last(trainer, cfg.eval.selection)) is not None:
-        model.load_state_dict(state)
+    if not cfg.run.weights:
+        data.seconds["train"] = fit(trainer, model, data, run_dir)
+        if (state := training.best_or_last(trainer, cfg.eval.selection)) is not None:
+            model.load_state_dict(state)
     test_start = time.perf_counter()
     with interruptible(run_dir):
         trainer.test(model, data, verbose=False)
@@ -79,7 +85,7 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     result = evaluation.results[SPLIT]
     model.eval()  # Lightning has put it back to training
     save_weights(model, run_dir)
-    data.seconds |= {"train": train_s, "test": time.perf_counter() - test_start}
+    data.seconds["test"] = time.perf_counter() - test_start
     record = make_record(
         cfg,
         run_id=run_dir.name,

@@ -66,6 +66,7 @@ def make_record(
             dirty=git.dirty,
             command=command,
             seed=cfg.seed,
+            weights_of=Path(cfg.run.weights).name if cfg.run.weights else None,
             wall_s=wall_s,
         ),
         model=_model_info(cfg, model, weights),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,11 @@ CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
 WEIGHTS_FILE = "model.safetensors"
 LEDGER_FILE = "failures.jsonl"
+# settings of `trainer` that say where a run runs and not what it learns
+MACHINE = ("accelerator", "devices", "workers", "prepare_workers", "threads", "log_every", "smoke")
+_TRAINED = (
+    *("seed", "track", "data", "video", "text", "ocr", "backbone", "optim", "loss", "trainer"),
+)
 
 
 def load_run(run_dir: str | Path) -> RetrievalModule:
@@ -30,22 +36,59 @@ def load_run(run_dir: str | Path) -> RetrievalModule:
 
     Raises UserError where the folder is no finished run or its files do not fit each other.
     """
-    run_dir = Path(run_dir)
-    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
-        if not (run_dir / name).is_file():
-            raise UserError(f"{run_dir} is no finished run: it has no {name}; give a run's folder")
-    cfg = load(file=run_dir / CONFIG_FILE)
+    cfg = _config_of(run_dir := Path(run_dir))
     model = model_class(cfg.model.name)(cfg)
+    load_weights(model, run_dir)
+    return model.eval()
+
+
+def load_weights(model: RetrievalModule, run_dir: Path) -> None:
+    """Put the weights and the tokenizer of a finished run into a model.
+
+    Raises UserError where the folder is no finished run, it was trained with other settings than
+    the model's own, or its files do not fit. The model's own keys and those of `eval` may differ,
+    as far as the weights fit: they can be what is compared.
+    """
+    trained, cfg = _config_of(run_dir), model.cfg
+    for section in _TRAINED:
+        was, now = (_settings(one, section) for one in (trained, cfg))
+        if was != now:
+            raise UserError(
+                f"run {run_dir} was trained with other settings ({_first_change(section, was, now)}"
+                "); repeat them, or train anew without run.weights"
+            )
     model.tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE, cfg.text.words)
     try:
         model.load_state_dict(load_file(run_dir / WEIGHTS_FILE))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{run_dir / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it ({reason}); "
-            "repeat the run"
+            f"{run_dir / WEIGHTS_FILE} does not fit the model ({reason}); repeat the run"
         ) from error
-    return model.eval()
+
+
+def _config_of(run_dir: Path) -> Config:
+    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+        if not (run_dir / name).is_file():
+            raise UserError(f"{run_dir} is no finished run: it has no {name}; give a run's folder")
+    return load(file=run_dir / CONFIG_FILE)
+
+
+def _settings(cfg: Config, section: str) -> Any:
+    """Return a section's values, of `trainer` those that do not depend on the machine."""
+    values: Any = OmegaConf.to_container(cast(Any, cfg), resolve=True)
+    kept = values[section]
+    if section == "trainer":
+        return {key: value for key, value in kept.items() if key not in MACHINE}
+    return kept
+
+
+def _first_change(section: str, was: Any, now: Any) -> str:
+    """Return the first key that differs, with both its values."""
+    if not isinstance(was, Mapping):
+        return f"{section} {was}, not {now}"
+    key = next(key for key in sorted({*was, *now}) if was.get(key) != now.get(key))
+    return f"{section}.{key} {was.get(key)}, not {now.get(key)}"
 
 
 def evaluation_of(model: RetrievalModule, **keep: bool) -> RetrievalEvaluation:

@@ -19,6 +19,7 @@ class RunConfig:
     name: str | None = MISSING
     leaderboard: str = MISSING
     picture: bool = MISSING
+    weights: str | None = MISSING
 
 
 @dataclass

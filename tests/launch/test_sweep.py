@@ -75,6 +75,27 @@ def test_a_name_follows_the_settings_and_not_the_place(own: str, tmp_path: Path)
     assert names("trainer.epochs=21") == first  # the data set's own default
 
 
+def test_cells_that_differ_in_the_test_alone_share_weights(tmp_path: Path, root: str) -> None:
+    file = tmp_path / "topk.yaml"
+    file.write_text(
+        "title: k\nbase: {model: eercf}\ntest_only: [model.rerank]\nmetrics: [t2v_R@1]\n"
+        "cells: {a: {}, b: {model.rerank: released}, c: {model.layers: 1}}\n"
+        "grid: {eval.two_stage: [5, null]}\n"
+    )
+    planned = plan(str(file), [root], [0, 1])
+    tasks = {(cell.label, seed): task for cell, seed, task in planned.tasks}
+    assert len({task.name for task in tasks.values()}) == 12
+    for seed in (0, 1):
+        first = tasks["a, two_stage=5", seed]
+        assert first.weights is None and tasks["c, two_stage=5", seed].weights is None
+        for label in ("a, two_stage=none", "b, two_stage=5", "b, two_stage=none"):
+            task = tasks[label, seed]
+            assert task.weights is not None and task.weights() == first.find()
+            assert f"run.weights={first.find()}" in bench_command(task, task.find())
+        assert tasks["c, two_stage=none", seed].weights == tasks["c, two_stage=5", seed].find
+    assert not any(s.startswith("run.weights") for s in bench_command(first, first.find()))
+
+
 def test_names_of_odd_labels_are_names_of_folders(tmp_path: Path, root: str) -> None:
     file = tmp_path / "odd.yaml"
     labels = ["../../x", "\u00e9\u4e2d", "a b/c", "x" * 300, "-rf", ""]

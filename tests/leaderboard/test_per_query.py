@@ -46,7 +46,7 @@ def test_values_average_to_the_records_own_metric(
 
 
 def test_a_comparison_by_hand(runs: dict[str, list[Path]]) -> None:
-    """Eight videos of one skill: every pattern of signs, written out."""
+    """The videos of one skill, two queries each: every pattern of signs, written out."""
     found = compare(runs["reader"], runs["plain"], "t2v_R@1", "scene_text")
     hits = {}
     for name, folders in runs.items():

@@ -226,4 +226,4 @@ def test_eight_writers_lose_no_row(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_eight_writers_lose_no_row_in_the_long_run(tmp_path: Path) -> None:
-    _write_concurrently(tmp_path, processes=8, rows=25, kills=20)
+    _write_concurrently(tmp_path, processes=8, rows=10, kills=20)

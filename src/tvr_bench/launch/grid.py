@@ -65,6 +65,7 @@ class SweepFile(_Part):
     metrics: list[str] = Field(min_length=1)
     plot: list[str] = []
     x: str | None = None
+    test_only: list[str] = []
     labels: dict[str, str] = {}
     paper: list[PaperTable] = []
     notes: list[str] = []
@@ -228,11 +229,14 @@ def _check(file: SweepFile, cells: tuple[Cell, ...]) -> None:
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise UserError(f"two cells are called '{twice}'; name or value them apart")
-    for key in ("seed", "run.root", "run.name"):
+    for key in ("seed", "run.root", "run.name", "run.weights"):
         if any(key in cell.settings for cell in cells):
             raise UserError(f"it sets {key}, which the sweep gives to every run; remove it")
     if file.x is not None and file.x not in file.grid:
         raise UserError(f"x: {file.x} is no axis of the grid")
+    for key in file.test_only:
+        if not any(key in cell.settings for cell in cells):
+            raise UserError(f"test_only: no cell sets {key}; remove it")
     for metric in file.plot:
         if metric not in file.metrics:
             raise UserError(f"plot: {metric} is not among the metrics")

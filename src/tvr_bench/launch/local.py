@@ -35,12 +35,16 @@ State = Literal["done", "there", "failed"]
 
 @dataclass(frozen=True)
 class Task:
-    """One run: its name, the lock of whoever runs it, and where its folder is or will be."""
+    """One run: its name, the lock of whoever runs it, and where its folder is or will be.
+
+    With `weights` it waits for the run of that folder, whose weights it tests.
+    """
 
     name: str
     lock: Path
     find: Callable[[], Path]
     settings: tuple[str, ...] = ()
+    weights: Callable[[], Path] | None = None
 
     @property
     def done(self) -> bool:
@@ -173,6 +177,8 @@ class _Launcher:
             if not self.free:
                 return
             task = self.tasks[number]
+            if self._waits(task):
+                continue
             if (lock := TaskLock.acquire(task.lock)) is None:
                 self.busy[task.name] = holder(task.lock)
             elif task.done:  # by another process, since the first look
@@ -180,6 +186,13 @@ class _Launcher:
                 self._end(number, Outcome(task, "there", task.find()))
             else:
                 self._begin(number, lock)
+
+    def _waits(self, task: Task) -> bool:
+        """Return whether the run whose weights the task tests is still to end here."""
+        if task.weights is None:
+            return False
+        wanted = task.weights()
+        return any(self.tasks[i].find() == wanted for i in {*self.todo, *self.running})
 
     def _begin(self, number: int, lock: TaskLock) -> None:
         task = self.tasks[number]

@@ -1,7 +1,8 @@
 """An ablation sweep: every cell with every seed as a process of its own, then a table and a figure.
 
 A run is known by a hash of its resolved settings. So a cell whose settings changed is a new cell,
-and one that another sweep has run already, such as a model's defaults, is not run again.
+and one that another sweep has run already, such as a model's defaults, is not run again. Cells that
+differ only in how they are tested share the weights of the first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,8 @@ ROOT = "sweeps"  # beside the runs: hundreds of ablated models would fill the le
 _HASH = 10  # hex digits
 _PLACES = ("run", "paths", "log")  # sections that change no number
 _MACHINE = ("workers", "prepare_workers", "threads", "log_every")  # of `trainer`, neither
-_RESERVED = ("seed", "run.name")
+_TEST_ONLY = ("two_stage", "parity", "frames", "batch_size", "block", "max_matrix_gb")  # of `eval`
+_RESERVED = ("seed", "run.name", "run.weights")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def plan(name: str, settings: Sequence[str] = (), seeds: Sequence[int] = (0, 1, 
     root = Path(config.load(given).run.root if given else ROOT)
     folder = root / loaded.name
     tasks = []
+    trainers: dict[str, Callable[[], Path]] = {}
     for cell in loaded.cells:
         words = [*cell.overrides, *(s for s in settings if not s.startswith("run.root="))]
         try:
@@ -120,6 +123,7 @@ def plan(name: str, settings: Sequence[str] = (), seeds: Sequence[int] = (0, 1, 
         except UserError as error:
             raise UserError(f"{loaded.name}, {cell.label}: {error}") from error
         for seed in seeds:
+            trained = settings_hash({**_learned(loaded, resolved), "seed": seed})
             digest = settings_hash({**resolved, "seed": seed}, _HASH)
             run = f"{_slug(loaded.name)}-{_slug(cell.label)}-s{seed}-{digest}"
             task = Task(
@@ -127,7 +131,9 @@ def plan(name: str, settings: Sequence[str] = (), seeds: Sequence[int] = (0, 1, 
                 lock=root / ".locks" / f"{digest}.lock",
                 find=partial(_find, root, digest, folder / run),
                 settings=(*words, f"seed={seed}"),
+                weights=trainers.get(trained),
             )
+            trainers.setdefault(trained, task.find)
             tasks.append((cell, seed, task))
     return Plan(loaded, tuple(settings), folder, tuple(tasks))
 
@@ -137,6 +143,8 @@ def bench_command(task: Task, folder: Path) -> list[str]:
     places = {"run.root": str(folder.parent), "run.leaderboard": str(folder.parent)}
     given = [s.split("=", 1)[0] for s in task.settings]
     picture = [] if "run.picture" in given else ["run.picture=false"]
+    if task.weights is not None:
+        places["run.weights"] = str(task.weights())
     words = [setting(key, value) for key, value in places.items() if key not in given]
     name = setting("run.name", folder.name)
     return [sys.executable, "-m", "tvr_bench", "bench", *task.settings, *words, *picture, name]
@@ -189,6 +197,16 @@ def _resolved(words: Sequence[str]) -> dict[str, Any]:
     loaded: Any = OmegaConf.to_container(cast(Any, config.load(words)), resolve=True)
     trainer = {key: value for key, value in loaded["trainer"].items() if key not in _MACHINE}
     return {k: v for k, v in loaded.items() if k not in _PLACES} | {"trainer": trainer}
+
+
+def _learned(sweep: Sweep, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the weights depend on: cells that share them are trained once."""
+    kept = dict(resolved)
+    kept["eval"] = {k: v for k, v in kept["eval"].items() if k not in _TEST_ONLY}
+    for key in sweep.file.test_only:
+        section, _, name = key.partition(".")
+        kept[section] = {k: v for k, v in kept[section].items() if k != name}
+    return kept
 
 
 def _find(root: Path, digest: str, new: Path) -> Path:

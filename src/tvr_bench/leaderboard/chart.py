@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-LETTER = 6.4  # mean width of a letter of a label
+LETTER = 7.2  # mean width of a letter of a label, in a wide font
 _LINE = 14.0  # height of a label
 # from a mark to its label: the first place where it covers nothing is taken
 _AROUND = (

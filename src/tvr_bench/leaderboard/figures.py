@@ -26,6 +26,7 @@ from tvr_bench.leaderboard.chart import (
     place_labels,
     whole_ticks,
 )
+from tvr_bench.leaderboard.page_cells import shorten
 
 Row = dict[str, Any]
 STYLES = 8  # colours, each with its own shape
@@ -60,17 +61,12 @@ def cost_chart(
     chart = Chart(title, x_label, "R@1, text to video", [], [])
     x = log_scale([row[cost] for row in known], chart.left, chart.right)
     y = percent_scale(_r1(known), chart.bottom, chart.top)
-    marks = [
-        Mark(
-            x(row[cost]),
-            y(row["t2v_R@1"]),
-            *(None if end is None else y(end) for end in _bounds(row)),
-            styles[row["model"]],
-            f"{name}: R@1 {row['t2v_R@1']:.1f}, {row[cost]:.3g} {x_label}",
-            Label(0, 0, name),
-        )
-        for row, name in zip(known, names_of(known), strict=True)
-    ]
+    marks = []
+    for row, name in zip(known, names_of(known), strict=True):
+        low, high = (None if end is None else y(end) for end in _bounds(row))
+        text = f"{name}: R@1 {row['t2v_R@1']:.1f}, {row[cost]:.3g} {x_label}"
+        at, style = (x(row[cost]), y(row["t2v_R@1"])), styles[row["model"]]
+        marks.append(Mark(*at, low, high, style, text, Label(0, 0, name)))
     left_out = len(rows) - len(known)
     return replace(
         chart,
@@ -142,7 +138,17 @@ def stage_chart(curves: Sequence[StageCurve], styles: dict[str, int], title: str
     """
     rows = [row for curve in curves for row in curve.rows]
     everything = [curve.whole for curve in curves if curve.whole]
-    chart = Chart(title, "videos per query that the model scores (k)", "R@1, text to video", [], [])
+    chart = Chart(
+        title,
+        "videos per query that the model scores (k)",
+        "R@1, text to video",
+        [],
+        [],
+        width=440,
+        height=320,
+        right=430,
+        bottom=266,
+    )
     x = log_scale([row["two_stage"] for row in rows], chart.left, chart.right)
     y = percent_scale([row["t2v_R@1"] for row in (*rows, *everything)], chart.bottom, chart.top)
     marks, lines = [], []
@@ -154,7 +160,7 @@ def stage_chart(curves: Sequence[StageCurve], styles: dict[str, int], title: str
             level = y(curve.whole["t2v_R@1"])
             lines.append(Line(((chart.left, level), (chart.right, level)), style, dashed=True))
         for row, (at, level) in zip(curve.rows, points, strict=True):
-            text = f"{row['model']}, k = {row['two_stage']}: R@1 {row['t2v_R@1']:.1f}"
+            text = f"{_cut(row['model'])}, k = {row['two_stage']}: R@1 {row['t2v_R@1']:.1f}"
             marks.append(Mark(at, level, None, None, style, text))
     return replace(
         chart,
@@ -172,7 +178,9 @@ def _bar(row: Row, skill: str, left: float, width: float, y: Scale, styles: dict
     error = None if sd is None else abs(y(sd) - y(0))
     top = y(value)
     above = Label(left + width / 2, top - 5 - (error or 0.0), f"{value:.0f}", "middle")
-    text = f"{row['model']}, {skill}: {value:.1f}" + ("" if sd is None else f" ± {sd:.1f}")
+    text = f"{_cut(row['model'])}, {_cut(skill)}: {value:.1f}" + (
+        "" if sd is None else f" ± {sd:.1f}"
+    )
     return Bar(left + 2, top, width - 4, y(0) - top, styles[row["model"]], text, above, error)
 
 
@@ -195,5 +203,4 @@ def _short_value(part: str, value: str) -> str:
 
 
 def _cut(name: str) -> str:
-    line = " ".join(name.split())
-    return line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…"
+    return shorten(name, _LONGEST_NAME)

@@ -53,9 +53,10 @@ def skill_table(rows: Sequence[Row], styles: Mapping[str, int]) -> Table | None:
     columns = _identity(styles)
     for skill in skills:
         chance = next((r[f"chance:{skill}"] for r in rows if r.get(f"chance:{skill}")), None)
-        group = f"{skill} (chance {chance:.0f})" if chance is not None else skill
-        for head, name in (("in group", "in_group"), ("gallery", "t2v_R@1")):
-            columns.append(Column(head, with_sd(name, f":{skill}"), group, _HELP[head], True))
+        name = shorten(skill, 40)
+        group = f"{name} (chance {chance:.0f})" if chance is not None else name
+        for head, key in (("in group", "in_group"), ("gallery", "t2v_R@1")):
+            columns.append(Column(head, with_sd(key, f":{skill}"), group, _HELP[head], True))
     return _table("Skills, R@1 text to video", columns, rows)
 
 
@@ -131,7 +132,7 @@ def sample_table(samples: Sequence[Sample], rows: Sequence[Row]) -> Table | None
         Column("caption", lambda row: text_cell(row["text"], "text caption"), kind="text"),
         Column("skill", lambda row: text_cell(row["skill"]), kind="text"),
         *(
-            Column(name, _rank(i), "rank of the right video, median over seeds")
+            Column(name, _rank(i), "rank of the right video, median over seeds", kind="number name")
             for i, name in enumerate(names)
         ),
     ]
@@ -165,7 +166,7 @@ def _identity(styles: Mapping[str, int]) -> list[Column]:
     def model(row: Row) -> Cell:
         ocr = "no OCR" if row["ocr"] == "none" else f"OCR {row['ocr']}"
         parts = [shorten(part) for part in (row["backbone"], ocr, row["settings"]) if part]
-        name = shorten(row["model"])
+        name = shorten(row["model"], 80)
         return Cell(name, name, "", " · ".join(parts), "text model", styles[row["model"]])
 
     what = "the model, its backbone, who reads the scene text, and settings that are not the usual"

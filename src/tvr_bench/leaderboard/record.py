@@ -38,7 +38,10 @@ class _Part(BaseModel):
 
 
 class RunInfo(_Part):
-    """Which run this was; `git` and `dirty` are None outside of a checkout."""
+    """Which run this was; `git` and `dirty` are None outside of a checkout.
+
+    `weights_of` is the run whose weights were tested, where this one trained none.
+    """
 
     id: Name
     date: AwareDatetime
@@ -46,6 +49,7 @@ class RunInfo(_Part):
     dirty: bool | None
     command: str
     seed: int
+    weights_of: str | None = None
     wall_s: Seconds
 
 

@@ -12,14 +12,15 @@ from tvr_bench import config
 from tvr_bench.errors import UserError
 
 DIRECTIONS = ("t2v", "v2t")
-METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+Metric = Literal["R@1", "R@5", "R@10", "R@50", "MdR", "MnR"]
+METRICS: tuple[Metric, ...] = ("R@1", "R@5", "R@10", "MdR", "MnR")
 CONFIDENCE = {
     "paper": "the paper's own table or figure",
     "other paper": "another paper's table",
     "web": "a results page",
     "none": "not retrieved",
 }
-Values = dict[Literal["R@1", "R@5", "R@10", "R@50", "MdR", "MnR"], float]
+Values = dict[Metric, float]
 
 
 class _Part(BaseModel):

@@ -99,8 +99,8 @@ def build_leaderboard(runs_root: Path, out_dir: Path) -> LeaderboardPaths:
             ) from error
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    paths = [out_dir / name for name in pages]
-    return LeaderboardPaths(*paths, len(runs), len(systems), tuple(warnings))
+    csv, markdown, html, runs_csv = (out_dir / name for name in pages)
+    return LeaderboardPaths(csv, markdown, html, runs_csv, len(runs), len(systems), tuple(warnings))
 
 
 def read_runs(runs_root: Path) -> tuple[list[Run], list[str]]:
