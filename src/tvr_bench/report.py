@@ -305,7 +305,7 @@ def print_result(
     record: Record, run_dir: Path, board: LeaderboardPaths, picture: Path | None
 ) -> None:
     """Print the tables and where the files are."""
-    files = {"run folder": run_dir, "leaderboard": board.csv}
+    files = {"run folder": run_dir, "leaderboard": board.html}
     if picture is not None:
         files["picture"] = picture
     print_report(record, files)

@@ -118,7 +118,7 @@ def test_plain_frames_get_a_weighted_loss_but_no_say_in_the_score(loss: str) -> 
     means = video["frames"].mean(1)
     expected = nn.functional.cosine_similarity(text["text"][:, None], means[None], dim=-1)
     assert torch.allclose(scores["frames"], expected, atol=1e-6)
-    assert model.loss_weights == {"frames": 3.0}
+    assert model.loss_weights == {"text-hybrid": 1.0, "frames": 3.0}
     assert "frames" not in model.score_parts(text, video)
 
 

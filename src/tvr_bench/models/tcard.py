@@ -118,8 +118,8 @@ class TCard(RetrievalModule):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Return `frame_loss` as the weight of the plain frames' InfoNCE."""
-        return {"frames": self.options.frame_loss}
+        """Return the weights of the InfoNCE of the hybrid matching and of the plain frames."""
+        return {"text-hybrid": self.options.hybrid_loss, "frames": self.options.frame_loss}
 
     def _frame_scores(self, text: Features, video: Features) -> Tensor:
         """Return the cosine of each text with the mean plain frame, [N, M]."""

@@ -1,0 +1,219 @@
+"""What the four papers claim, held against SignVid `small`: which claims hold here, which do not.
+
+Run: `.venv/bin/python benchmarks/claims.py [seeds=3] [key=value ...]`. It runs what is left of the
+sweep `claims` (every cell and seed a process of its own; `--report` runs nothing), then writes
+`benchmarks/claims.md`. A claim is two cells of the sweep that differ in one thing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvr_bench.evaluation.significance import Comparison, holm
+from tvr_bench.launch.sweep import Plan, measured, plan, run_sweep, seeds_of
+from tvr_bench.leaderboard.per_query import compare, estimate
+from tvr_bench.leaderboard.record import Record
+from tvr_bench.leaderboard.sweep_report import Measured
+
+HERE = Path(__file__).parent
+ALPHA = 0.05
+SKILLS = ("appearance", "temporal", "relation", "scene_text")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper as a comparison: `first` is to beat `second`, or to come within.
+
+    `margin` None asks for a gain; else how many points `first` may lie below `second`, or with
+    `both_ways` apart from it. `why` has a sentence for each verdict that has been seen.
+    """
+
+    text: str
+    first: str
+    second: str
+    metric: str = "t2v_R@1"
+    skill: str | None = None
+    margin: float | None = None
+    both_ways: bool = False
+    why: dict[str, str] | None = None
+
+
+CLAIMS = (
+    Claim(
+        "T-CARD: scene text finds what only reading can find",
+        "T-CARD",
+        "T-CARD, without scene text",
+        "in_group_R@1",
+        "scene_text",
+    ),
+    Claim("T-CARD: scene text helps overall", "T-CARD", "T-CARD, without scene text"),
+    *(
+        Claim(
+            f"T-CARD: scene text costs at most 5 points of {skill}",
+            "T-CARD",
+            "T-CARD, without scene text",
+            "in_group_R@1",
+            skill,
+            margin=5.0,
+        )
+        for skill in ("appearance", "temporal", "relation")
+    ),
+    Claim("CRET: GEES beats NCE with the same frames", "CRET", "CRET, NCE"),
+    Claim("CRET: GEES beats NCE in R@5 (Figure 5)", "CRET", "CRET, NCE", "t2v_R@5"),
+    Claim("CRET: shared CCM beats separate ones (Table 7)", "CRET", "CRET, separate CCM"),
+    *(
+        Claim(
+            f"BiC-Net: attention over the objects of all frames helps {skill}",
+            "BiC-Net",
+            "BiC-Net, official_intra_frame",
+            "in_group_R@1",
+            skill,
+        )
+        for skill in ("temporal", "relation")
+    ),
+    Claim(
+        "BiC-Net: the same with positions of frames helps temporal",
+        "BiC-Net, positions of frames",
+        "BiC-Net, official_intra_frame",
+        "in_group_R@1",
+        "temporal",
+    ),
+    Claim("EERCF: the text-gated interaction block helps", "EERCF", "EERCF, no TIB"),
+    Claim(
+        "EERCF: two stages lose nothing (within 0.5 points)",
+        "EERCF, two stages",
+        "EERCF",
+        margin=0.5,
+        both_ways=True,
+    ),
+    *(
+        Claim(f"{name}: above mean pooling", name, "mean pooling")
+        for name in ("T-CARD", "CRET", "BiC-Net", "EERCF")
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    given = [s for s in options.settings if s.startswith("seeds=")]
+    settings = [s for s in options.settings if s not in given]
+    seeds = seeds_of(given[-1].split("=", 1)[1] if given else "3")
+    code = 0
+    if not options.report:
+        code = run_sweep("claims", settings, seeds=seeds, jobs=options.jobs)
+    text = page(plan("claims", settings, seeds))
+    (HERE / "claims.md").write_text(text)
+    print(text)
+    return code
+
+
+def page(planned: Plan) -> str:
+    """Return the page of whatever has been run."""
+    cells = {one.cell.label: one for one in measured(planned) if one.records}
+    folders: dict[str, list[Path]] = {}
+    for cell, seed, task in planned.tasks:
+        if cell.label in cells and seed in cells[cell.label].records:
+            folders.setdefault(cell.label, []).append(task.find())
+    found = {
+        claim: compare(folders[claim.first], folders[claim.second], claim.metric, claim.skill)
+        for claim in CLAIMS
+        if claim.first in folders and claim.second in folders
+    }
+    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    lines = [
+        "# What the papers claim, on SignVid `small`",
+        "",
+        _conditions(cells),
+        "",
+        "A claim is two models that differ in one thing. It **holds** where its gain is "
+        "significant (paired sign flips by video, p below .05 after Holm over all of this table) "
+        "or, where it says that little is lost, where the 95 % interval of the difference "
+        "(bootstrap over videos) stays inside the margin. It **fails** where the opposite is "
+        "shown, and is **not shown** in between. SignVid says what a model can tell apart; it "
+        "never stands in for a paper's own numbers.",
+        "",
+        "| claim | first | second | difference | p (Holm) | verdict | why |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(claim, one, adjusted[claim]) for claim, one in found.items()),
+        *(f"| {claim.text} | | | | | **not run** | |" for claim in CLAIMS if claim not in found),
+        "",
+        "## The models",
+        "",
+        "Mean of the seeds +- standard deviation in percent, and the 95 % interval over videos.",
+        "",
+        "| model | seeds | T2V R@1 | V2T R@1 | " + " | ".join(SKILLS) + " | pairs scored |",
+        "|---|---|---|---|" + "---|" * (len(SKILLS) + 1),
+        *(_model(one, folders[label]) for label, one in cells.items()),
+        "",
+        "Skills are text to video inside the hard-negative groups, where guessing gets 25.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def verdict(claim: Claim, found: Comparison, p: float) -> str:
+    """Return `holds`, `fails` or `not shown`."""
+    if claim.margin is None:
+        if p >= ALPHA:
+            return "not shown"
+        return "holds" if found.difference > 0 else "fails"
+    inside = found.low > -claim.margin and (not claim.both_ways or found.high < claim.margin)
+    outside = found.high < -claim.margin or (claim.both_ways and found.low > claim.margin)
+    return "holds" if inside else "fails" if outside else "not shown"
+
+
+def _line(claim: Claim, found: Comparison, p: float) -> str:
+    said = verdict(claim, found, p)
+    shown = "-" if claim.margin is not None else f"{p:.3f}" if p >= 0.001 else "< .001"
+    cells = [
+        claim.text,
+        f"{found.first:.1f}",
+        f"{found.second:.1f}",
+        f"{found.difference:+.1f} ({found.low:+.1f}..{found.high:+.1f})",
+        shown,
+        f"**{said}**",
+        (claim.why or {}).get(said, ""),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _model(one: Measured, folders: list[Path]) -> str:
+    pairs = {record.efficiency.pairs_scored or 0 for record in one.records.values()}
+    cells = [one.cell.label, str(len(folders))]
+    for metric, skill in (
+        ("t2v_R@1", None),
+        ("v2t_R@1", None),
+        *(("in_group_R@1", s) for s in SKILLS),
+    ):
+        got = estimate(folders, metric, skill)
+        deviation = "" if got.sd is None else f" +- {got.sd:.1f}"
+        cells.append(f"{got.mean:.1f}{deviation} ({got.low:.0f}..{got.high:.0f})")
+    low, high = min(pairs), max(pairs)
+    cells.append(f"{low:,}" if low == high else f"{low:,}..{high:,}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _conditions(cells: dict[str, Measured]) -> str:
+    records: list[Record] = [r for one in cells.values() for r in one.records.values()]
+    if not records:
+        return "Nothing has been run yet."
+    first = records[0]
+    cpu = ", ".join(sorted({f"{r.env['cpu']}, {r.env['cores']} cores" for r in records}))
+    hours = sum((r.phases.get("train", 0)) * (r.efficiency.threads or 1) for r in records) / 3600
+    return (
+        f"{first.data.train_clips} training videos, gallery of {first.data.clips}, "
+        f"{first.data.queries} queries, towers trained from scratch, controlled track; "
+        f"{len(records)} runs, {hours:.1f} core-hours of training. {cpu}. "
+        "Made by `benchmarks/claims.py`."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
