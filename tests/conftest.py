@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from hypothesis import settings as hypothesis_settings
 
 from media.make_clips import make_clip
 from tiny import TINY_MODEL, TINY_RUN, TINY_SIGNVID
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell lets its background jobs ignore Ctrl-C, and the processes of tests would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # a busy machine is no defect of what is tested
 hypothesis_settings.register_profile("tvr", deadline=None)
