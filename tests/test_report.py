@@ -13,7 +13,7 @@ import torch
 
 from media.make_clips import make_clip
 from tiny import TINY_MODEL, TINY_RUN
-from tvr_bench import config, report
+from tvr_bench import config, picture, report
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.types import Clip, Query, Split
 from tvr_bench.evaluation.callback import RetrievalEvaluation
@@ -96,7 +96,7 @@ def _choose(skills: list[str], ranks: list[float]) -> list[int]:
     queries = tuple(Query(f"q{i}", "", f"v{i}", skill) for i, skill in enumerate(skills))
     data: Any = SimpleNamespace(split=lambda name: Split((), queries))
     result: Any = SimpleNamespace(t2v_ranks=SimpleNamespace(expected=np.array(ranks)))
-    return report.choose_queries(data, result)
+    return picture.choose_queries(data, result)
 
 
 def test_the_picture_shows_the_median_query_of_each_skill() -> None:
@@ -108,8 +108,8 @@ def test_the_picture_shows_the_median_query_of_each_skill() -> None:
 
 def _drawn(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[QueryStrip]:
     seen: list[QueryStrip] = []
-    monkeypatch.setattr(report, "draw_retrieval", lambda path, strips, title: seen.extend(strips))
-    assert report.draw_picture(*tested, tmp_path) == tmp_path / "retrieval.png"
+    monkeypatch.setattr(picture, "draw_retrieval", lambda path, strips, title: seen.extend(strips))
+    assert picture.draw_picture(*tested, tmp_path) == tmp_path / "retrieval.png"
     return seen
 
 
@@ -135,9 +135,9 @@ def test_a_video_that_has_gone_is_drawn_from_the_cache(
     tested: tuple[RetrievalModule, Six, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: Any) -> None:
-        raise report.VideoError("gone")
+        raise picture.VideoError("gone")
 
-    monkeypatch.setattr(report, "probe", gone)
+    monkeypatch.setattr(picture, "probe", gone)
     strips = _drawn(tested, tmp_path, monkeypatch)
     assert all(hit.frames.shape == (3, 32, 48, 3) for strip in strips for hit in strip.hits)
 
@@ -145,7 +145,7 @@ def test_a_video_that_has_gone_is_drawn_from_the_cache(
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (1000, 10), (1, 1), (1920, 1080)])
 def test_a_strip_keeps_the_shape_of_the_video(size: tuple[int, int]) -> None:
     width, height = size
-    fitted: Callable[[int, int], tuple[int, int]] = report._fit
+    fitted: Callable[[int, int], tuple[int, int]] = picture._fit
     new_height, new_width = fitted(width, height)
     assert 1 <= new_height <= 120 and 1 <= new_width <= 168
     assert new_height == 120 or new_width == 168

@@ -24,8 +24,9 @@ from tvr_bench.leaderboard.record import RECORD_FILE, Record, save_record
 from tvr_bench.leaderboard.result import ranks_of
 from tvr_bench.leaderboard.table import build_leaderboard
 from tvr_bench.models.base import RetrievalModule
+from tvr_bench.picture import draw_picture
 from tvr_bench.registry import dataset_class, model_class
-from tvr_bench.report import SPLIT, draw_picture, make_record, print_result
+from tvr_bench.report import SPLIT, make_record, print_result
 from tvr_bench.runs import (
     CONFIG_FILE,
     LEDGER_FILE,
