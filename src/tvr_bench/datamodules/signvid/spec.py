@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 WIDTH, HEIGHT = 224, 160
-DRAWING = 1  # to be raised with every change of what the renderer makes of the same scene
+DRAWING = 2  # to be raised with every change of what the renderer makes of the same scene
 SKILLS = ("appearance", "temporal", "relation", "scene_text")
 GROUP = 4
 
