@@ -19,6 +19,7 @@ from tvr_bench.config import to_yaml
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.tokens import save_tokenizer
 from tvr_bench.errors import UserError
+from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.files import Ledger, atomic_write
 from tvr_bench.leaderboard.record import RECORD_FILE, Record, save_record
 from tvr_bench.leaderboard.result import ranks_of
@@ -72,8 +73,6 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     trainer = training.build_trainer(cfg, run_dir, [evaluation])
     if not cfg.run.weights:
         data.seconds["train"] = fit(trainer, model, data, run_dir)
-        if (state := training.best_or_last(trainer, cfg.eval.selection)) is not None:
-            model.load_state_dict(state)
     test_start = time.perf_counter()
     with interruptible(run_dir):
         trainer.test(model, data, verbose=False)
@@ -83,10 +82,25 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     if SPLIT not in evaluation.results:  # a smoke run sees one batch, which is no result
         console.print("smoke run: everything connects; no record is written")
         return None
-    result = evaluation.results[SPLIT]
-    model.eval()  # Lightning has put it back to training
-    save_weights(model, run_dir)
     data.seconds["test"] = time.perf_counter() - test_start
+    model.eval()  # Lightning has put it back to training
+    return conclude(model, data, evaluation.results[SPLIT], run_dir, command, started)
+
+
+def conclude(
+    model: RetrievalModule,
+    data: VideoTextDataModule,
+    result: EvaluationResult,
+    run_dir: Path,
+    command: str,
+    started: float,
+) -> Record:
+    """Write all that a finished run leaves and print it; return its record.
+
+    `started` is when the run began, on the clock of `time.perf_counter`.
+    """
+    cfg = model.cfg
+    save_weights(model, run_dir)
     record = make_record(
         cfg,
         run_id=run_dir.name,
@@ -166,14 +180,20 @@ def interruptible(run_dir: Path) -> Iterator[None]:
 def fit(
     trainer: pl.Trainer, model: RetrievalModule, data: VideoTextDataModule, run_dir: Path
 ) -> float:
-    """Train, from the last checkpoint if there is one; return the seconds."""
+    """Train, from the last checkpoint if there is one; return the seconds.
+
+    The model is left with the weights that `eval.selection` names.
+    """
     last = run_dir / "checkpoints" / "last.ckpt"
     start = time.perf_counter()
     resume = str(last) if last.exists() else None
     with interruptible(run_dir):
         # a checkpoint of our own, yet read as strictly as a stranger's
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if (state := training.best_or_last(trainer, model.cfg.eval.selection)) is not None:
+        model.load_state_dict(state)
+    return seconds
 
 
 def save_weights(model: RetrievalModule, run_dir: Path) -> None:

@@ -18,14 +18,13 @@ from tvr_bench.evaluation.callback import RetrievalEvaluation
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import dataset_class, model_class
-from tvr_bench.schema import Config
+from tvr_bench.schema import MACHINE, Config
 
 CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
 WEIGHTS_FILE = "model.safetensors"
 LEDGER_FILE = "failures.jsonl"
-# settings of `trainer` that say where a run runs and not what it learns
-MACHINE = ("accelerator", "devices", "workers", "prepare_workers", "threads", "log_every", "smoke")
+_ELSEWHERE = (*MACHINE, "accelerator", "devices", "smoke")  # a test may run on another machine
 _TRAINED = (
     *("seed", "track", "data", "video", "text", "ocr", "backbone", "optim", "loss", "trainer"),
 )
@@ -79,7 +78,7 @@ def _settings(cfg: Config, section: str) -> Any:
     values: Any = OmegaConf.to_container(cast(Any, cfg), resolve=True)
     kept = values[section]
     if section == "trainer":
-        return {key: value for key, value in kept.items() if key not in MACHINE}
+        return {key: value for key, value in kept.items() if key not in _ELSEWHERE}
     return kept
 
 

@@ -10,6 +10,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+# what changes no number: sections, and keys of `trainer`
+PLACES = ("run", "paths", "log")
+MACHINE = ("workers", "prepare_workers", "threads", "log_every")
+
 
 @dataclass
 class RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,20 @@ CLIP = Clip("a", Path("a.mp4"))
 def test_a_split_that_is_wrong_is_one_line(split: Split, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         checked("val", split)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["model=bicnet", "backbone=paper"], "features.region_file=FILE.h5"),
+        (["ocr.enabled=true", "ocr.engine=easyocr", "ocr.weights=nowhere"], "craft_mlt_25k.pth"),
+    ],
+    ids=["features", "easyocr"],
+)
+def test_what_is_missing_is_said_before_anything_is_made(
+    settings: list[str], expected: str, toy: Callable[..., Toy]
+) -> None:
+    data = toy(*settings)
+    with pytest.raises(UserError, match=re.escape(expected)):
+        data.prepare()
+    assert data.materialised == 0

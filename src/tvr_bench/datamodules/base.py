@@ -24,7 +24,14 @@ from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.cache import FrameStore, build_frames
 from tvr_bench.media.captioner import build_windows
-from tvr_bench.media.features import FeatureSpec, TextFeatures, VideoFeatures, feature_spec
+from tvr_bench.media.features import (
+    FeatureSpec,
+    TextFeatures,
+    VideoFeatures,
+    check_files,
+    feature_spec,
+)
+from tvr_bench.media.ocr import engine_version
 from tvr_bench.schema import Config
 from tvr_bench.settings import frame_spec, split_frames, window_spec
 from tvr_bench.shards import cores
@@ -90,6 +97,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         todo = [name for name in splits if name not in self._items]
         if not todo:
             return
+        self._check_sources(todo)
         self._timed("render", self.materialise)
         for name in todo:
             self.split(name)
@@ -229,6 +237,14 @@ class VideoTextDataModule(pl.LightningDataModule):
 
     def _feature_spec(self, name: str) -> FeatureSpec:
         return feature_spec(self.cfg, split_frames(self.cfg, name))
+
+    def _check_sources(self, splits: Sequence[str]) -> None:
+        """Raise UserError for models and files that are missing, before minutes of other work."""
+        if self._extracted:
+            for name in splits:
+                check_files(self._feature_spec(name))
+        if self.reads_text:
+            engine_version(self.cfg.ocr.engine, self.cfg.ocr.weights)
 
     def _check_bad_fraction(self) -> None:
         bad, total = self.failed("train"), len(self.split("train").clips)

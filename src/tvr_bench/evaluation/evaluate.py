@@ -138,16 +138,9 @@ def evaluate_features(
     groups = [query.group for query in split.queries]
     rows, columns = group_pairs(gold.tolist(), groups)
     wanted = torch.cat([torch.arange(len(gold)), rows]), torch.cat([gold, columns])
-    if stages is None:
-        found = _exhaustive(made, gold, wanted, keep=fits)
-    else:
+    if stages is not None:
         _check_room(stages, len(gold), len(present), max_matrix_gb)
-        found = search(
-            stages,
-            *(made.text, made.video, gold, wanted, present),
-            keep=fits,
-            chunk=made.sides[0] * made.sides[1],
-        )
+    found = _find(stages, made, gold, wanted, present, keep=fits)
     ranked = _rank(found, gold, rows)
     return EvaluationResult(
         split=name,
@@ -199,6 +192,26 @@ class _Ranked:
     inside: Ranks
     described: Ints
     grouped: Ints
+
+
+def _find(
+    stages: Stages | None,
+    made: BlockScores,
+    gold: Tensor,
+    wanted: Pairs,
+    present: Tensor,
+    *,
+    keep: bool,
+) -> Found:
+    """Return what a search of everything, or one in two stages, finds."""
+    if stages is None:
+        return _exhaustive(made, gold, wanted, keep=keep)
+    return search(
+        stages,
+        *(made.text, made.video, gold, wanted, present),
+        keep=keep,
+        chunk=made.sides[0] * made.sides[1],
+    )
 
 
 def _exhaustive(made: BlockScores, gold: Tensor, wanted: Pairs, *, keep: bool) -> Found:

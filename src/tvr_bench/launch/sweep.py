@@ -33,11 +33,10 @@ from tvr_bench.launch.local import (
 )
 from tvr_bench.leaderboard.record import RECORD_FILE, load_record
 from tvr_bench.leaderboard.sweep_report import Measured, check_metrics, write_report
+from tvr_bench.schema import MACHINE, PLACES
 
 ROOT = "sweeps"  # beside the runs: hundreds of ablated models would fill the leaderboard
 _HASH = 10  # hex digits
-_PLACES = ("run", "paths", "log")  # sections that change no number
-_MACHINE = ("workers", "prepare_workers", "threads", "log_every")  # of `trainer`, neither
 _TEST_ONLY = ("two_stage", "parity", "frames", "batch_size", "block", "max_matrix_gb")  # of `eval`
 _RESERVED = ("seed", "run.name", "run.weights")
 
@@ -195,8 +194,8 @@ def print_failures(outcomes: Iterable[Outcome]) -> int:
 def _resolved(words: Sequence[str]) -> dict[str, Any]:
     """Return the settings that can change a number."""
     loaded: Any = OmegaConf.to_container(cast(Any, config.load(words)), resolve=True)
-    trainer = {key: value for key, value in loaded["trainer"].items() if key not in _MACHINE}
-    return {k: v for k, v in loaded.items() if k not in _PLACES} | {"trainer": trainer}
+    trainer = {key: value for key, value in loaded["trainer"].items() if key not in MACHINE}
+    return {k: v for k, v in loaded.items() if k not in PLACES} | {"trainer": trainer}
 
 
 def _learned(sweep: Sweep, resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,13 +124,11 @@ def rank_groups(systems: Sequence[System]) -> tuple[list[Group], list[str]]:
     return groups, warnings
 
 
-def system_row(system: System) -> Row:
-    """Return what a system's records say of it: means over seeds, every digit."""
-    run, records = system.runs[-1], system.records
+def identity(run: Run) -> Row:
+    """Return what a run was: its test, model and settings."""
     record = run.record
     data, ocr = record.data, record.protocol.ocr
-    row: Row = {
-        "kind": "measured",
+    return {
         "group": run.group,
         "data": data.name,
         "variant": data.variant,
@@ -141,6 +139,17 @@ def system_row(system: System) -> Row:
         "ocr": ocr.engine if ocr.enabled else "none",
         "settings": run.settings.changes(),
         "system": run.system,
+    }
+
+
+def system_row(system: System) -> Row:
+    """Return what a system's records say of it: means over seeds, every digit."""
+    run, records = system.runs[-1], system.records
+    record = run.record
+    data = record.data
+    row: Row = {
+        "kind": "measured",
+        **identity(run),
         "two_stage": record.protocol.two_stage,
         "seeds": len(records),
         "seed_list": " ".join(str(r.run.seed) for r in records),

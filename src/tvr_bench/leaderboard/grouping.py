@@ -17,6 +17,7 @@ from tvr_bench import config
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.record import Record
+from tvr_bench.schema import MACHINE, PLACES
 
 CONFIG_FILE = "config.yaml"
 _LARGEST_CONFIG = 1_000_000  # bytes
@@ -24,8 +25,7 @@ _MOST_KEYS = 2_000
 # A run's settings without its seed, its folders and what only the machine has to do with. Matched
 # in the text, which `to_yaml` always writes alike: parsing a thousand of them takes seconds.
 _OF_THE_RUN = re.compile(
-    r"^(?:seed|run|paths|log):.*\n(?:[ -].*\n)*"
-    r"|^  (?:workers|prepare_workers|threads|log_every):.*\n",
+    rf"^(?:seed|{'|'.join(PLACES)}):.*\n(?:[ -].*\n)*|^  (?:{'|'.join(MACHINE)}):.*\n",
     re.MULTILINE,
 )
 _OF_TWO_STAGES = re.compile(r"^ +\w*(?:two_stage|top_k)\w*:.*\n", re.MULTILINE)

@@ -18,9 +18,17 @@ import pandas as pd
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_path
-from tvr_bench.leaderboard.aggregate import DIRECTIONS, Row, Run, rank_groups, rsum, systems_of
+from tvr_bench.leaderboard.aggregate import (
+    DIRECTIONS,
+    Row,
+    Run,
+    identity,
+    rank_groups,
+    rsum,
+    systems_of,
+)
 from tvr_bench.leaderboard.board import Board, stage_curves
-from tvr_bench.leaderboard.grouping import protocol_key, read_settings
+from tvr_bench.leaderboard.grouping import read_settings
 from tvr_bench.leaderboard.html import render_html
 from tvr_bench.leaderboard.markdown import render_markdown
 from tvr_bench.leaderboard.record import RECORD_FILE, STANDARD_METRICS, Efficiency, load_record
@@ -137,18 +145,9 @@ def board_rows(board: Board) -> list[Row]:
 def run_row(run: Run) -> Row:
     """Return one run's metrics and costs, every digit."""
     record = run.record
-    data, metrics, ocr = record.data, record.metrics, record.protocol.ocr
+    data, metrics = record.data, record.metrics
     row: Row = {
-        "group": run.group,
-        "data": data.name,
-        "variant": data.variant,
-        "split": record.protocol.split,
-        "protocol": protocol_key(record),
-        "model": record.model.name,
-        "backbone": record.model.backbone,
-        "ocr": ocr.engine if ocr.enabled else "none",
-        "settings": run.settings.changes(),
-        "system": run.system,
+        **identity(run),
         "seed": record.run.seed,
         "params": record.model.params,
         "trainable_params": record.model.trainable_params,

@@ -3,7 +3,7 @@
 F frames, R regions of a frame, D width, L words, N videos. Two layouts are read: one data set for
 all videos, whose row is the number of a clip called `video<number>` (MSR-VTT, MSVD), or one data
 set per clip, named by its id. Shapes and ids are checked when a store is made, numbers when they
-are read, so that a wrong file ends a run in its first seconds. Nothing here imports torch.
+are read; `check_files` tells of a missing file before anything is made. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -71,6 +71,12 @@ def feature_spec(cfg: Config, frames: int) -> FeatureSpec:
         text_dim=f.text_dim,
         words=cfg.text.words,
     )
+
+
+def check_files(spec: FeatureSpec) -> None:
+    """Raise UserError for the first file that was not named or does not exist."""
+    for key in ("region_file", "global_file", "text_file"):
+        FeatureFile(f"features.{key}", getattr(spec, key))
 
 
 class VideoFeatures:
