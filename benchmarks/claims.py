@@ -126,14 +126,16 @@ def page(planned: Plan) -> str:
         for claim in CLAIMS
         if claim.first in folders and claim.second in folders
     }
-    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    gains = [claim for claim in found if claim.margin is None]
+    adjusted = dict(zip(gains, holm([found[claim].p for claim in gains]), strict=True))
+    variants = {r.data.variant for one in cells.values() for r in one.records.values()}
     lines = [
-        "# What the papers claim, on SignVid `small`",
+        f"# What the papers claim, on SignVid `{', '.join(sorted(variants))}`",
         "",
         _conditions(cells),
         "",
         "A claim is two models that differ in one thing. It **holds** where its gain is "
-        "significant (paired sign flips by video, p below .05 after Holm over all of this table) "
+        "significant (paired sign flips by video, p below .05 after Holm over all the gains) "
         "or, where it says that little is lost, where the 95 % interval of the difference "
         "(bootstrap over videos) stays inside the margin. It **fails** where the opposite is "
         "shown, and is **not shown** in between. SignVid says what a model can tell apart; it "
@@ -141,7 +143,7 @@ def page(planned: Plan) -> str:
         "",
         "| claim | first | second | difference | p (Holm) | verdict | why |",
         "|---|---|---|---|---|---|---|",
-        *(_line(claim, one, adjusted[claim]) for claim, one in found.items()),
+        *(_line(claim, one, adjusted.get(claim)) for claim, one in found.items()),
         *(f"| {claim.text} | | | | | **not run** | |" for claim in CLAIMS if claim not in found),
         "",
         "## The models",
@@ -158,20 +160,21 @@ def page(planned: Plan) -> str:
     return "\n".join(lines)
 
 
-def verdict(claim: Claim, found: Comparison, p: float) -> str:
-    """Return `holds`, `fails` or `not shown`."""
-    if claim.margin is None:
+def verdict(claim: Claim, found: Comparison, p: float | None) -> str:
+    """Return `holds`, `fails` or `not shown`; `p` is that of a gain."""
+    if p is not None:
         if p >= ALPHA:
             return "not shown"
         return "holds" if found.difference > 0 else "fails"
+    assert claim.margin is not None
     inside = found.low > -claim.margin and (not claim.both_ways or found.high < claim.margin)
     outside = found.high < -claim.margin or (claim.both_ways and found.low > claim.margin)
     return "holds" if inside else "fails" if outside else "not shown"
 
 
-def _line(claim: Claim, found: Comparison, p: float) -> str:
+def _line(claim: Claim, found: Comparison, p: float | None) -> str:
     said = verdict(claim, found, p)
-    shown = "-" if claim.margin is not None else f"{p:.3f}" if p >= 0.001 else "< .001"
+    shown = "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< .001"
     cells = [
         claim.text,
         f"{found.first:.1f}",
