@@ -130,7 +130,9 @@ def page(planned: Plan) -> str:
     adjusted = dict(zip(gains, holm([found[claim].p for claim in gains]), strict=True))
     variants = {r.data.variant for one in cells.values() for r in one.records.values()}
     lines = [
-        f"# What the papers claim, on SignVid `{', '.join(sorted(variants))}`",
+        " ".join(
+            ["# What the papers claim, on SignVid", *(f"`{name}`" for name in sorted(variants))]
+        ),
         "",
         _conditions(cells),
         "",
