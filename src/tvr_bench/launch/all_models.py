@@ -55,7 +55,7 @@ def bench_all(
         words = ["bench", *options, "model=all", *rest, setting("run.name", name)]
         raise KeyboardInterrupt(f"go on with `{shlex.join(['tvr-bench', *words])}`") from stop
     print_summary(dict(zip(models, outcomes, strict=True)))
-    print(Path(cfg.run.leaderboard) / "leaderboard.md")
+    print(Path(cfg.run.leaderboard) / "leaderboard.html")
     return print_failures(outcomes)
 
 
