@@ -6,11 +6,10 @@ It holds its share of a batch, and writes the loss and the gradients that all pr
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from ranks import gradients, mean_over_ranks, process_group
 from torch import Tensor
 
 from tvr_bench.models.base import RetrievalModule
@@ -64,27 +63,11 @@ def step(model: RetrievalModule, own: dict[str, Tensor]) -> Tensor:
 
 def main(folder: Path, rank: int, world: int) -> None:
     """Write the mean loss and the mean gradients of all ranks, as DDP makes them."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'sync'}",
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=600),
-    )
-    try:
-        size = ITEMS // world
+    size = ITEMS // world
+    with process_group(folder, rank, world):
         model = build()
-        found = {"loss": step(model, {k: v[rank * size :][:size] for k, v in batch().items()})}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                assert parameter.grad is not None, name
-                found[name] = parameter.grad
-        for value in found.values():
-            dist.all_reduce(value)
-            value /= world
-        torch.save(found, folder / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+        loss = step(model, {k: v[rank * size :][:size] for k, v in batch().items()})
+        torch.save(mean_over_ranks({"loss": loss, **gradients(model)}), folder / f"{rank}.pt")
 
 
 if __name__ == "__main__":

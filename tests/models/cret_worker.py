@@ -6,12 +6,11 @@ It holds its share of a batch, and writes the loss and the gradients that all pr
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from ranks import gradients, mean_over_ranks, process_group
 from torch import Tensor
 
 from tvr_bench.models.cret import Cret
@@ -59,28 +58,13 @@ def batch() -> dict[str, Tensor]:
 
 def main(folder: Path, rank: int, world: int) -> None:
     """Write the mean loss and the mean gradients of all ranks, as DDP makes them."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'sync'}",
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=600),
-    )
-    try:
+    with process_group(folder, rank, world):
         model, size = build(), ITEMS // world
         own = {key: value[rank * size : (rank + 1) * size] for key, value in batch().items()}
         loss = model.training_step(own, 0)
         loss.backward()
-        found = {"loss": loss.detach()}
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None, name
-            found[name] = parameter.grad
-        for value in found.values():
-            dist.all_reduce(value)
-            value /= world
-        torch.save(found, folder / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+        found = {"loss": loss.detach(), **gradients(model)}
+        torch.save(mean_over_ranks(found), folder / f"{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ It holds its share of a batch, and writes the loss and the gradients that all pr
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from ranks import gradients, mean_over_ranks, process_group
 from torch import Tensor, nn
 
 from tvr_bench.models.losses import Features, gather, paired_losses, symmetric_info_nce
@@ -77,28 +76,14 @@ def share(whole: Features, rank: int, world: int) -> Features:
 
 def main(folder: Path, rank: int, world: int) -> None:
     """Write the mean loss and the mean gradients of all ranks, as DDP makes them."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'sync'}",
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=600),
-    )
-    try:
+    with process_group(folder, rank, world):
         model, own = Pairwise(), share(batch(), rank, world)
         gathered = gather(own)
         losses = model.losses(own)
         torch.stack(list(losses.values())).sum().backward()
         found = {f"loss {name}": loss.detach() for name, loss in losses.items()}
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None, name
-            found[f"grad {name}"] = parameter.grad
-        for value in found.values():
-            dist.all_reduce(value)
-            value /= world
-        torch.save(found | gathered, folder / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+        found |= {f"grad {name}": gradient for name, gradient in gradients(model).items()}
+        torch.save(mean_over_ranks(found) | gathered, folder / f"{rank}.pt")
 
 
 if __name__ == "__main__":
