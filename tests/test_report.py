@@ -92,6 +92,13 @@ def test_the_protocol_says_how_many_captions_a_clip_has(
     assert not protocol.ocr.enabled
 
 
+def test_one_caption_of_each_clip_is_a_protocol_of_its_own(tmp_path: Path) -> None:
+    data = _data(tmp_path, tmp_path / "cache", "eval.captions=random")
+    data.extra = True
+    assert report.protocol(data.cfg, data).captions == "random"
+    assert len(data.split("test").queries) == VIDEOS < len(data.split("train").queries)
+
+
 def _choose(skills: list[str], ranks: list[float]) -> list[int]:
     queries = tuple(Query(f"q{i}", "", f"v{i}", skill) for i, skill in enumerate(skills))
     data: Any = SimpleNamespace(split=lambda name: Split((), queries))

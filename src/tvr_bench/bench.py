@@ -26,7 +26,7 @@ from tvr_bench.leaderboard.result import ranks_of
 from tvr_bench.leaderboard.table import build_leaderboard
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.picture import draw_picture
-from tvr_bench.registry import dataset_class, model_class
+from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.report import SPLIT, make_record, print_result
 from tvr_bench.runs import (
     CONFIG_FILE,
@@ -52,7 +52,7 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     first = not training.local_rank()
     training.check_devices(cfg)
     training.seed(cfg)
-    model = model_class(cfg.model.name)(cfg)  # what it lacks is said before minutes of work
+    model = build_model(cfg)  # what it lacks is said before minutes of work
     if cfg.run.weights:
         load_weights(model, Path(cfg.run.weights))
     evaluation = evaluation_of(model, keep_features=True)

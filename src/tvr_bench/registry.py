@@ -16,6 +16,7 @@ from tvr_bench import config
 if TYPE_CHECKING:
     from tvr_bench.datamodules.base import VideoTextDataModule
     from tvr_bench.models.base import RetrievalModule
+    from tvr_bench.schema import Config
 
 _classes: dict[tuple[str, str], type[Any]] = {}
 _PACKAGES = {"model": "tvr_bench.models", "data": "tvr_bench.datamodules"}
@@ -62,7 +63,20 @@ def create_model(name: str, **overrides: Any) -> RetrievalModule:
         f"{key if '.' in key else f'model.{key}'}={_plain(value)}"
         for key, value in overrides.items()
     ]
-    return model_class(name)(config.load([f"model={name}", *pairs]))
+    return build_model(config.load([f"model={name}", *pairs]))
+
+
+def build_model(cfg: Config) -> RetrievalModule:
+    """Return the untrained model that a configuration describes.
+
+    Raises UserError for one that cannot be built.
+    """
+    found = model_class(cfg.model.name)
+    if cfg.ocr.add:
+        from tvr_bench.models.window_matching import with_windows
+
+        found = with_windows(found)
+    return found(cfg)
 
 
 def _plain(value: Any) -> str:

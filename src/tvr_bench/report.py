@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tvr_bench.datamodules.base import VideoTextDataModule
+from tvr_bench.datamodules.types import Split
 from tvr_bench.evaluation import efficiency
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.leaderboard.console import print_report
@@ -81,7 +82,7 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
         ocr = OcrInfo(enabled=True, engine=o.engine, windows=o.windows, xi=o.xi, reads=o.reads)
     return Protocol(
         split=SPLIT,
-        captions="single" if len(split.queries) == len(split.clips) else "all",
+        captions=_captions(cfg, split),
         track="paper" if cfg.track == "paper" else "controlled",
         frames=split_frames(cfg, SPLIT),
         resolution=(cfg.video.size[0], cfg.video.size[1]),
@@ -91,6 +92,12 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
         parity="eercf" if cfg.eval.parity == "eercf" else "none",
         ocr=ocr,
     )
+
+
+def _captions(cfg: Config, split: Split) -> Literal["single", "all", "random"]:
+    if cfg.eval.captions == "random":
+        return "random"
+    return "single" if len(split.queries) == len(split.clips) else "all"
 
 
 def _model_info(cfg: Config, model: RetrievalModule, weights: Path) -> ModelInfo:

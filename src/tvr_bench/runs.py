@@ -17,7 +17,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.evaluation.callback import RetrievalEvaluation
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.models.base import RetrievalModule
-from tvr_bench.registry import dataset_class, model_class
+from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.schema import MACHINE, Config
 
 CONFIG_FILE = "config.yaml"
@@ -36,7 +36,7 @@ def load_run(run_dir: str | Path) -> RetrievalModule:
     Raises UserError where the folder is no finished run or its files do not fit each other.
     """
     cfg = _config_of(run_dir := Path(run_dir))
-    model = model_class(cfg.model.name)(cfg)
+    model = build_model(cfg)
     load_weights(model, run_dir)
     return model.eval()
 

@@ -57,6 +57,7 @@ class OcrConfig:
 
     enabled: bool = MISSING
     engine: str = MISSING
+    add: float = MISSING
     windows: int = MISSING
     xi: float = MISSING
     reads: int = MISSING
@@ -155,6 +156,7 @@ class EvalConfig:
     selection: str = MISSING
     every: float = MISSING
     frames: int | None = MISSING
+    captions: str = MISSING
     batch_size: int = MISSING
     block: tuple[int, int] = MISSING
     max_matrix_gb: float = MISSING

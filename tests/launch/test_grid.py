@@ -18,7 +18,7 @@ from tvr_bench import config
 from tvr_bench.errors import UserError
 from tvr_bench.launch.grid import Cell, load_sweep, parse_sweep, setting, sweep_names
 from tvr_bench.leaderboard.sweep_report import check_metrics
-from tvr_bench.registry import model_class
+from tvr_bench.registry import build_model
 
 BASE: dict[str, Any] = {"title": "a sweep", "metrics": ["t2v_R@1"]}
 keys = st.sampled_from(["model.tau", "video.frames", "optim.lr", "ocr.xi", "text.words"])
@@ -223,7 +223,7 @@ def test_every_cell_of_every_sweep_is_a_model_that_can_be_built(papers: str) -> 
     for cell in _cells(papers):
         if "backbone.name" not in cell.settings:  # those need their weights
             cfg = config.load([*TINY_MODEL, *cell.overrides])
-            assert model_class(cfg.model.name)(cfg)
+            assert build_model(cfg)
 
 
 def test_every_metric_of_every_sweep_is_one_of_a_record() -> None:

@@ -81,6 +81,17 @@ def test_rerank_is_similarity_on_pairs(options: dict[str, Any]) -> None:
     assert torch.allclose(one, whole[:, 1], atol=1e-6)
 
 
+def test_parity_keeps_the_length_of_the_coarse_query() -> None:
+    """The released code transposes the coarse scores, where that length is a factor of a text."""
+    model = make_model(**{"eval.parity": "eercf", "eval.two_stage": 2})
+    with torch.no_grad():
+        model.recall_map.mul_(3.0)
+        text, video = encode(model, make_batch(N))
+        found = model.recall_embedding(text) @ model.recall_embedding(video).mT
+        coarse = text["text"] @ model.recall_map @ video["video"].mT
+    assert torch.allclose(found, coarse, atol=1e-6)
+
+
 def test_the_first_stage_ranks_a_texts_videos_as_the_coarse_score() -> None:
     model = make_model(granularity="video")
     text, video = encode(model, make_batch(N))

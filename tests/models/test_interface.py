@@ -37,21 +37,24 @@ SMALL: dict[str, Any] = {
 Batch = dict[str, Tensor]
 
 
-@pytest.fixture(params=[True, False], ids=["ocr", "no-ocr"])
-def ocr(request: pytest.FixtureRequest) -> bool:
-    """Whether the model is given scene text."""
-    return bool(request.param)
+@pytest.fixture(params=["read", "unread", "added"])
+def ocr(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Scene text is read, or not, or matched beside a model that does not look at it."""
+    kinds = {"read": {}, "unread": {"ocr.enabled": False}, "added": {"ocr.add": 0.5}}
+    return dict(kinds[request.param])
 
 
 @pytest.fixture(params=list_models())
-def model(request: pytest.FixtureRequest, ocr: bool) -> RetrievalModule:
+def model(request: pytest.FixtureRequest, ocr: dict[str, Any]) -> RetrievalModule:
     """An untrained model of each name."""
+    if "ocr.add" in ocr and model_class(request.param).reads_text:
+        pytest.skip(f"{request.param} reads scene text itself")
     torch.manual_seed(0)
-    return create_model(request.param, **SMALL, **{"ocr.enabled": ocr})
+    return create_model(request.param, **SMALL, **ocr)
 
 
 @pytest.fixture
-def batch(ocr: bool) -> Batch:
+def batch(ocr: dict[str, Any]) -> Batch:
     """Matched pairs: texts of several lengths, clips with missing frames and missing windows."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.arange(ITEMS) % (WORDS - 2) + 3
@@ -65,7 +68,7 @@ def batch(ocr: bool) -> Batch:
     }
     made["frames"] = made["frames"].byte()
     made["frame_mask"][2, 2] = False
-    if ocr:
+    if ocr.get("ocr.enabled", True):
         made["ocr_ids"] = torch.randint(3, 300, (ITEMS, WINDOWS, WORDS), generator=generator)
         made["ocr_mask"] = torch.arange(WORDS) < torch.randint(
             1, WORDS, (ITEMS, WINDOWS, 1), generator=generator
@@ -224,10 +227,11 @@ def test_a_few_steps_learn_a_batch_by_heart(model: RetrievalModule, batch: Batch
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_frozen_towers_get_no_gradient(model: RetrievalModule, batch: Batch) -> None:
+def test_frozen_towers_get_no_gradient(
+    model: RetrievalModule, batch: Batch, ocr: dict[str, Any]
+) -> None:
     name = model.cfg.model.name
-    settings = SMALL | {"ocr.enabled": model.cfg.ocr.enabled, "backbone.frozen": True}
-    frozen = create_model(name, **settings)
+    frozen = create_model(name, **SMALL, **ocr, **{"backbone.frozen": True})
     _loss(frozen, batch).backward()
     for key, parameter in frozen.named_parameters():
         assert (parameter.grad is None) == (
@@ -235,10 +239,12 @@ def test_frozen_towers_get_no_gradient(model: RetrievalModule, batch: Batch) -> 
         )
 
 
-def test_weights_survive_a_file(model: RetrievalModule, batch: Batch, tmp_path: Path) -> None:
+def test_weights_survive_a_file(
+    model: RetrievalModule, batch: Batch, ocr: dict[str, Any], tmp_path: Path
+) -> None:
     save_weights(model, tmp_path)
     torch.manual_seed(9)
-    other = create_model(model.cfg.model.name, **SMALL, **{"ocr.enabled": model.cfg.ocr.enabled})
+    other = create_model(model.cfg.model.name, **SMALL, **ocr)
     with torch.no_grad():
         expected = model.similarity(*_encode(model, batch))
         before = other.similarity(*_encode(other, batch))

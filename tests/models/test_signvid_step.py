@@ -13,7 +13,7 @@ from torch import Tensor
 from tiny import TINY_MODEL, TINY_RUN, TINY_SIGNVID
 from tvr_bench import config
 from tvr_bench.models.base import RetrievalModule
-from tvr_bench.registry import dataset_class, list_models, model_class
+from tvr_bench.registry import build_model, dataset_class, list_models
 
 STEPS, LR = 3, 1e-3
 
@@ -47,7 +47,7 @@ def test_a_step_lowers_the_loss_of_its_batch(
     own: list[str] = ["model.heads=2"] if name == "tcard" else []
     cfg: Any = config.load([f"model={name}", "data=signvid", *settings, *own])
     torch.manual_seed(0)
-    model = model_class(name)(cfg)
+    model = build_model(cfg)
     optimizer = torch.optim.AdamW(model.parameter_groups())
     for group in optimizer.param_groups:
         group["lr"] = LR

@@ -115,7 +115,10 @@ class VideoTextDataModule(pl.LightningDataModule):
     def split(self, name: str) -> Split:
         """Return a split, read once and checked."""
         if name not in self._splits:
-            self._splits[name] = checked(name, self.read_split(name))
+            split = checked(name, self.read_split(name))
+            if name != "train" and self.cfg.eval.captions == "random":
+                split = split.one_caption(self.cfg.seed)
+            self._splits[name] = split
         return self._splits[name]
 
     def failed(self, name: str) -> set[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,12 @@ class Split:
 
     clips: tuple[Clip, ...]
     queries: tuple[Query, ...]
+
+    def one_caption(self, seed: int) -> Split:
+        """Return the split with one query per clip, drawn by `seed`, the order kept."""
+        by_clip: dict[str, list[int]] = {}
+        for i, query in enumerate(self.queries):
+            by_clip.setdefault(query.clip_id, []).append(i)
+        rng = np.random.default_rng(seed)
+        kept = sorted(some[int(rng.integers(len(some)))] for some in by_clip.values())
+        return replace(self, queries=tuple(self.queries[i] for i in kept))

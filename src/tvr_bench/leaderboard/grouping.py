@@ -33,12 +33,13 @@ _OF_TWO_STAGES = re.compile(r"^ +\w*(?:two_stage|top_k)\w*:.*\n", re.MULTILINE)
 _SHOWN = (
     *("track", "model.name", "backbone.name", "ocr.enabled", "ocr.engine"),
     *("video.frames", "video.size", "text.words", "eval.selection", "eval.frames"),
-    *("eval.two_stage", "eval.parity"),
+    *("eval.captions", "eval.two_stage", "eval.parity"),
 )
 
 _CAPTIONS = {
     "single": "one caption per video",
     "all": "every caption is a query",
+    "random": "one caption per video, drawn at random",
     "paragraph": "a video's captions joined to one",
 }
 _SELECTION = {

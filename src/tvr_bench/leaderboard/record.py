@@ -104,7 +104,7 @@ class Protocol(_Part):
 
     split: str
     track: Literal["controlled", "paper"] = "controlled"
-    captions: Literal["single", "all", "paragraph"]
+    captions: Literal["single", "all", "random", "paragraph"]
     frames: Count
     resolution: tuple[Count, Count]
     words: Count

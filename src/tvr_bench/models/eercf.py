@@ -137,8 +137,13 @@ class Eercf(RetrievalModule):
             return self._parts(self._full(text), self._full(video), self.scoring)
 
     def recall_embedding(self, features: Features) -> Tensor:
-        """Return unit vectors [n, D] of the coarse level: t M of texts, g of videos."""
+        """Return unit vectors [n, D] of the coarse level: t M of texts, g of videos.
+
+        With `eval.parity=eercf` those of texts keep their length.
+        """
         features = self._full(features)
+        if "query" in features and self.cfg.eval.parity == "eercf":
+            return features["query"]
         return F.normalize(features["query"], dim=-1) if "query" in features else features["video"]
 
     def rerank(self, text: Features, video: Features) -> Tensor:

@@ -55,6 +55,7 @@ from tvr_bench.models.base import Batch, RetrievalModule
 from tvr_bench.models.layers.calibrating import cycle_consistency
 from tvr_bench.models.layers.masking import attendable, masked_mean
 from tvr_bench.models.layers.pairwise import PairwiseHead
+from tvr_bench.models.layers.windows import encode_windows
 from tvr_bench.models.losses import Features
 from tvr_bench.registry import register_model
 from tvr_bench.schema import Config
@@ -94,7 +95,9 @@ class TCard(RetrievalModule):
         features = {"frames": frames, "frame_mask": batch["frame_mask"]}
         if self.reads:
             mask = batch["ocr_mask"]
-            features |= {"ocr": self._encode_ocr(batch["ocr_ids"], mask), "ocr_mask": mask.any(-1)}
+            tower: Any = getattr(self.network, "ocr", self.network)
+            read = encode_windows(tower, batch["ocr_ids"], mask)
+            features |= {"ocr": read, "ocr_mask": mask.any(-1)}
         return features
 
     def similarity(self, text: Features, video: Features) -> Tensor:
@@ -163,23 +166,6 @@ class TCard(RetrievalModule):
             self.options.hsc_index == "norm",
             self.options.hsc_directions,
         )
-
-    def _encode_ocr(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the features of window captions, [M, W, D], zero for a window without text.
-
-        A caption that occurs several times is encoded once and padding that no caption needs is
-        cut, both without effect on the result. All empty windows are one more row, never used, so
-        that an untied encoder is part of the graph of every batch.
-        """
-        present = mask.any(-1)
-        longest = max(1, int(mask.sum(-1).max()))
-        rows = ids.masked_fill(~mask, -1)[..., :longest].flatten(0, 1)
-        unique, where = rows.unique(dim=0, return_inverse=True)
-        valid = unique >= 0
-        valid[:, 0] = True  # attention needs a token in the empty row too
-        encoder: Any = getattr(self.network, "ocr", self.network)
-        pooled, _ = encoder.encode_text(unique.clamp_min(0), valid)
-        return pooled[where].unflatten(0, present.shape).masked_fill(~present[..., None], 0)
 
     def _full(self, features: Features) -> Features:
         """Return the features in the head's precision: scores are made in fp32."""
