@@ -48,6 +48,7 @@ class TextConfig:
     """How captions become tokens."""
 
     words: int = MISSING
+    normalise: str = MISSING
     vocab: int = MISSING
 
 

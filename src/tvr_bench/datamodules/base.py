@@ -101,6 +101,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         self._timed("render", self.materialise)
         for name in todo:
             self.split(name)
+        self._check_missing(todo)
         if self.reads_text:
             self._timed("ocr", lambda: self._read_text(todo))
         self._timed("frames", lambda: self._decode(todo))
@@ -248,6 +249,22 @@ class VideoTextDataModule(pl.LightningDataModule):
                 check_files(self._feature_spec(name))
         if self.reads_text:
             engine_version(self.cfg.ocr.engine, self.cfg.ocr.weights)
+
+    def missing(self, name: str) -> list[Clip]:
+        """Return the clips of a split whose files are not there."""
+        return [clip for clip in self.split(name).clips if not clip.path.is_file()]
+
+    def _check_missing(self, splits: Sequence[str]) -> None:
+        """Raise UserError for a gallery that would shrink, unless that is allowed."""
+        if self._extracted or self.cfg.data.allow_missing:
+            return
+        for name in splits:
+            if gone := self.missing(name):
+                raise UserError(
+                    f"{len(gone):,} of {len(self.split(name).clips):,} videos of split '{name}' "
+                    f"are not there, such as {gone[0].path}; `tvr-bench data check` lists them "
+                    "all. Bring them, or set data.allow_missing=true to count them as misses"
+                )
 
     def _check_bad_fraction(self) -> None:
         bad, total = self.failed("train"), len(self.split("train").clips)
