@@ -277,7 +277,7 @@ def test_the_tested_weights_are_those_that_the_selection_names(
 
 
 def test_fewer_steps_than_an_epoch_are_validated_too(settings: list[str]) -> None:
-    run, record = _run(settings, "model=meanpool", "trainer.steps=1", "run.name=one")
+    run, record = _run(settings, "model=meanpool", "trainer.steps=1", "run.name=one", "eval.selection=best_val")
     assert record.protocol.selection == "best_val"
     kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert kept["global_step"] == 1
@@ -331,11 +331,16 @@ def test_an_unreadable_test_video_is_a_named_miss_and_the_denominator_stays(
 
 
 @pytest.mark.parametrize(
-    ("damaged", "expected"),
-    [(["clip0.mp4"], "1 of 5 training videos cannot be read"), (["bad.mp4"], "")],
+    ("damaged", "allowed", "expected"),
+    [
+        (["clip0.mp4"], [], "1 of 5 videos of split 'train' are not there"),
+        (["bad.mp4"], [], "1 of 4 videos of split 'test' are not there"),
+        (["bad.mp4"], ["data.allow_missing=true"], ""),
+    ],
 )
 def test_a_csv_of_one_file_that_is_gone(
     damaged: list[str],
+    allowed: list[str],
     expected: str,
     own_videos: Path,
     places: list[str],
@@ -346,7 +351,7 @@ def test_a_csv_of_one_file_that_is_gone(
         if path.name not in damaged:
             (tmp_path / path.name).write_bytes(path.read_bytes())
     words = [*TINY_MODEL, *TINY_RUN, *places, "data=csv", f"data.file={own_videos}"]
-    words += [f"data.root={tmp_path}", "model=meanpool", "trainer.batch_size=4"]
+    words += [f"data.root={tmp_path}", "model=meanpool", "trainer.batch_size=4", *allowed]
     code = main(["bench", *words, f"run.root={tmp_path / 'runs'}"])
     printed = capsys.readouterr().err
     if expected:

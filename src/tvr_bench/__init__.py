@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tvr_bench.errors import UserError as UserError
     from tvr_bench.evaluation.ranks import retrieval_metrics as retrieval_metrics
+    from tvr_bench.published import load_model as load_model
     from tvr_bench.registry import create_model as create_model
     from tvr_bench.registry import list_datasets as list_datasets
     from tvr_bench.registry import list_models as list_models
@@ -26,6 +27,7 @@ _HOMES = {
     "evaluate": "runs",
     "list_datasets": "registry",
     "list_models": "registry",
+    "load_model": "published",
     "load_run": "runs",
     "register_dataset": "registry",
     "register_model": "registry",

@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 from rich.console import Console
 from safetensors.torch import save_file
 
-from tvr_bench import training
+from tvr_bench import encoded, training
 from tvr_bench.config import to_yaml
-from tvr_bench.datamodules.base import VideoTextDataModule
+from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
 from tvr_bench.datamodules.tokens import save_tokenizer
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult
@@ -25,6 +25,7 @@ from tvr_bench.leaderboard.record import RECORD_FILE, Record, save_record
 from tvr_bench.leaderboard.result import ranks_of
 from tvr_bench.leaderboard.table import build_leaderboard
 from tvr_bench.models.base import RetrievalModule
+from tvr_bench.models.layers import towers
 from tvr_bench.picture import draw_picture
 from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.report import SPLIT, make_record, print_result
@@ -34,7 +35,7 @@ from tvr_bench.runs import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     evaluation_of,
-    load_weights,
+    trained_model,
 )
 from tvr_bench.schema import Config
 
@@ -52,16 +53,22 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     first = not training.local_rank()
     training.check_devices(cfg)
     training.seed(cfg)
-    model = build_model(cfg)  # what it lacks is said before minutes of work
-    if cfg.run.weights:
-        load_weights(model, Path(cfg.run.weights))
+    # what it lacks is said before minutes of work
+    model = trained_model(cfg) if cfg.run.weights else build_model(cfg)
+    if cfg.backbone.cache:
+        encoded.check(model)
     evaluation = evaluation_of(model, keep_features=True)
     run_dir = open_run(cfg)
     ledger = Ledger(run_dir / LEDGER_FILE if first else None)
     data = dataset_class(cfg.data.name)(
         cfg, tokenizer=model.tokenizer, ledger=ledger, scene_text=model.reads_text
     )
-    data.prepare()
+    trains = cfg.trainer.epochs > 0 or cfg.trainer.steps is not None
+    trains = trains and not cfg.run.weights
+    splits = SPLITS if trains else (SPLIT,)
+    data.prepare(splits)
+    if cfg.backbone.cache:
+        encoded.encode_frames(model, data, splits)
     assert data.tokenizer is not None
     if first:
         save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
@@ -71,7 +78,7 @@ def bench(cfg: Config, command: str = "") -> Record | None:
         console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
 
     trainer = training.build_trainer(cfg, run_dir, [evaluation])
-    if not cfg.run.weights:
+    if trains:
         data.seconds["train"] = fit(trainer, model, data, run_dir)
     test_start = time.perf_counter()
     with interruptible(run_dir):
@@ -197,6 +204,10 @@ def fit(
 
 
 def save_weights(model: RetrievalModule, run_dir: Path) -> None:
-    """Write the tested weights as safetensors, which no reader can be made to execute."""
+    """Write the tested weights as safetensors, which no reader can be made to execute.
+
+    The shapes of pretrained towers go beside them, so that their own files are not needed again.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     save_file(state, run_dir / WEIGHTS_FILE)
+    towers.save(getattr(model.network, "shapes", {}), run_dir)

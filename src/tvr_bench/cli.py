@@ -43,6 +43,24 @@ _LEADERBOARD_EXAMPLES = """examples:
   tvr-bench leaderboard
   tvr-bench leaderboard run.root=/data/runs run.leaderboard=/data
 """
+_DATA_EXAMPLES = """examples:
+  tvr-bench data check data=msrvtt data.root=/data/MSRVTT     is everything there, can it be read?
+  tvr-bench data check data=csv data.file=videos.csv --whole  decode every frame
+  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT model=tcard
+                                             fill the caches: frames, scene text, frozen features
+  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT --shard 3/16
+                                             the fourth of sixteen parts, for job arrays
+"""
+_EXPORT_EXAMPLES = """examples:
+  tvr-bench export runs/NAME models/NAME                  weights, settings, tokenizer, model card
+  tvr-bench export runs/NAME models/NAME --license apache-2.0
+"""
+_DOCTOR_EXAMPLES = """examples:
+  tvr-bench doctor                                        does the default run work here?
+  tvr-bench doctor model=cret track=paper                 does this one?
+  tvr-bench doctor data=msrvtt data.root=/data/MSRVTT     is the data set found?
+  tvr-bench doctor --json
+"""
 _LIST_EXAMPLES = """examples:
   tvr-bench list
 """
@@ -80,7 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-_COMMANDS = ("bench", "sweep", "ocr", "score", "leaderboard", "config", "list")
+_COMMANDS = (
+    *("bench", "sweep", "data", "ocr", "score", "leaderboard", "export", "doctor", "config"),
+    "list",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -108,6 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--list", action="store_true", help="list the sweeps")
     sweep.add_argument("--dry-run", action="store_true", help="print the runs and their state")
     sweep.add_argument("--report", action="store_true", help="run nothing, only make the table")
+    data = add("data", _data, "check a data set, or fill its caches", _DATA_EXAMPLES)
+    data.add_argument("action", choices=("check", "prepare"), help="check or prepare")
+    data.add_argument("--out", type=Path, help="check: folder of manifest and ledger")
+    data.add_argument("--whole", action="store_true", help="check: decode every frame")
+    data.add_argument("--shard", metavar="I/N", help="prepare: part I of N, counted from 0")
     ocr = add("ocr", _ocr, "print the scene text of any videos, window by window", _OCR_EXAMPLES)
     ocr.add_argument("videos", nargs="+", help="video files", metavar="VIDEO")
     ocr.set_defaults(settings=[])
@@ -120,10 +146,16 @@ def build_parser() -> argparse.ArgumentParser:
     board = add(
         "leaderboard", _leaderboard, "write the leaderboard from all records", _LEADERBOARD_EXAMPLES
     )
+    export = add("export", _export, "publish the model of a finished run", _EXPORT_EXAMPLES)
+    export.add_argument("run_dir", type=Path, help="folder of a finished run", metavar="RUN")
+    export.add_argument("folder", type=Path, help="new folder", metavar="FOLDER")
+    export.add_argument("--license", metavar="ID", help="licence of the weights, for the card")
+    doctor = add("doctor", _doctor, "say what works here, and what is missing", _DOCTOR_EXAMPLES)
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of tables")
     show = add("config", _config, "print every key with its value", _CONFIG_EXAMPLES)
     show.add_argument("--config", type=Path, help="YAML with settings")
     add("list", _list, "list the models and data sets", _LIST_EXAMPLES)
-    for sub in (bench, sweep, board, show):
+    for sub in (bench, sweep, data, board, doctor, show):
         sub.add_argument("settings", nargs="*", default=[], help=_SETTINGS, metavar="key=value")
     return parser
 
@@ -182,6 +214,18 @@ def _sweep(options: argparse.Namespace) -> int:
     return sweep.run_sweep(names[0], settings, seeds=numbers, jobs=options.jobs)
 
 
+def _data(options: argparse.Namespace) -> int:
+    cfg = config.load(options.settings)
+    if options.action == "check":
+        from tvr_bench.datamodules.check_view import check_data
+
+        return check_data(cfg, options.out, whole=options.whole)
+    from tvr_bench.prepare import part_of, prepare_data
+
+    prepare_data(cfg, part_of(options.shard))
+    return 0
+
+
 def _ocr(options: argparse.Namespace) -> int:
     words = [*options.videos, *options.settings]  # argparse parts them at an option
     videos = [word for word in words if not _is_setting(word)]
@@ -220,6 +264,20 @@ def _leaderboard(options: argparse.Namespace) -> int:
     for path in (paths.html, paths.markdown, paths.csv, paths.runs_csv):
         print(path)
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from tvr_bench.export import export_model
+
+    export_model(options.run_dir, options.folder, options.license)
+    print(options.folder)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from tvr_bench.doctor import doctor
+
+    return doctor(options.settings, as_json=options.json)
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -80,11 +80,13 @@ class Ledger:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.entries: list[Failure] = []
+        self._known: set[tuple[str, str]] = set()
 
     def add(self, *, id: str, path: str, stage: str, error: BaseException | str) -> None:
         """Record one failure, once per (id, stage)."""
-        if any(e.id == id and e.stage == stage for e in self.entries):
+        if (id, stage) in self._known:
             return
+        self._known.add((id, stage))
         kind = type(error).__name__ if isinstance(error, BaseException) else "Error"
         message = " ".join(str(error).split())
         self.entries.append(Failure(id, path, stage, kind, message))

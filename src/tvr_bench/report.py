@@ -78,11 +78,10 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
     split = data.split(SPLIT)
     ocr = OcrInfo(enabled=False)
     if data.reads_text:
-        o = cfg.ocr
-        ocr = OcrInfo(enabled=True, engine=o.engine, windows=o.windows, xi=o.xi, reads=o.reads)
+        ocr = _ocr_info(cfg)
     return Protocol(
         split=SPLIT,
-        captions=_captions(cfg, split),
+        captions=_captions(data, split),
         track="paper" if cfg.track == "paper" else "controlled",
         frames=split_frames(cfg, SPLIT),
         resolution=(cfg.video.size[0], cfg.video.size[1]),
@@ -90,12 +89,25 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
         selection="last" if cfg.eval.selection == "last" else "best_val",
         two_stage=cfg.eval.two_stage,
         parity="eercf" if cfg.eval.parity == "eercf" else "none",
+        v2t="group" if cfg.eval.v2t == "group" else "caption",
         ocr=ocr,
     )
 
 
-def _captions(cfg: Config, split: Split) -> Literal["single", "all", "random"]:
-    if cfg.eval.captions == "random":
+def _ocr_info(cfg: Config) -> OcrInfo:
+    ocr = cfg.ocr
+    given: Literal["kwai", "tracks"] = "kwai" if ocr.source == "kwai" else "tracks"
+    if ocr.source != "engine":
+        return OcrInfo(enabled=True, source=given, engine=given, windows=ocr.windows, xi=ocr.xi)
+    return OcrInfo(enabled=True, engine=ocr.engine, windows=ocr.windows, xi=ocr.xi, reads=ocr.reads)
+
+
+def _captions(
+    data: VideoTextDataModule, split: Split
+) -> Literal["single", "all", "random", "paragraph"]:
+    if data.captions == "paragraph":
+        return "paragraph"
+    if data.cfg.eval.captions == "random":
         return "random"
     return "single" if len(split.queries) == len(split.clips) else "all"
 
@@ -118,7 +130,7 @@ def _data_info(cfg: Config, data: VideoTextDataModule) -> DataInfo:
     with_text = sum(any(data.windows(clip.id)) for clip in split.clips)
     return DataInfo(
         name=cfg.data.name,
-        variant=str(getattr(cfg.data, "preset", "") or ""),
+        variant=data.variant,
         annotations_sha256=data.annotations_hash(SPLIT),
         clips=len(split.clips),
         queries=len(split.queries),
@@ -138,7 +150,8 @@ def _efficiency(
     latency, first = _latency(model, result, text, video)
     flops = count_costs(model, data, text, video)
     train_s = data.seconds.get("train")
-    seen = len(data.items("train").readable) * model.trained_epochs
+    trained = "train" in data.prepared  # else it is given weights, or none, that are tested
+    seen = len(data.items("train").readable) * model.trained_epochs if trained else 0.0
     return Efficiency(
         device=torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         dtype=precision,
@@ -203,7 +216,7 @@ def count_costs(
     """
     items = data.items(SPLIT)
     one_text = _batch_of_one(items.text(0), model.device)
-    one_video = _batch_of_one(items.video(items.readable[0]), model.device)
+    one_video = _batch_of_one(items.video(items.readable[0], pixels=True), model.device)
     rows = {key: value[:32] for key, value in text.items()}
     columns = {key: value[:32] for key, value in video.items()}
     pairs = len(next(iter(rows.values()))) * len(next(iter(columns.values())))

@@ -7,24 +7,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from tvr_bench.config import load
 from tvr_bench.datamodules.base import VideoTextDataModule
-from tvr_bench.datamodules.tokens import load_tokenizer
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.callback import RetrievalEvaluation
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.models.base import RetrievalModule
+from tvr_bench.models.layers import towers
+from tvr_bench.published import CONFIG_FILE as CONFIG_FILE
+from tvr_bench.published import ELSEWHERE, fill, find, read_config
+from tvr_bench.published import TOKENIZER_FILE as TOKENIZER_FILE
+from tvr_bench.published import WEIGHTS_FILE as WEIGHTS_FILE
 from tvr_bench.registry import build_model, dataset_class
-from tvr_bench.schema import MACHINE, Config
+from tvr_bench.schema import Config
 
-CONFIG_FILE = "config.yaml"
-TOKENIZER_FILE = "tokenizer.json"
-WEIGHTS_FILE = "model.safetensors"
 LEDGER_FILE = "failures.jsonl"
-_ELSEWHERE = (*MACHINE, "accelerator", "devices", "smoke")  # a test may run on another machine
 _TRAINED = (
     *("seed", "track", "data", "video", "text", "ocr", "backbone", "optim", "loss", "trainer"),
 )
@@ -33,44 +31,47 @@ _TRAINED = (
 def load_run(run_dir: str | Path) -> RetrievalModule:
     """Return the tested model of a run, in evaluation mode, with its tokenizer.
 
+    It keeps the run's folders of data and caches; `load_model` is for models from elsewhere.
     Raises UserError where the folder is no finished run or its files do not fit each other.
     """
-    cfg = _config_of(run_dir := Path(run_dir))
-    model = build_model(cfg)
-    load_weights(model, run_dir)
+    folder = find(run_dir)
+    with towers.without_weights(folder, needed=False):
+        model = build_model(read_config(folder))
+    fill(model, folder)
     return model.eval()
 
 
-def load_weights(model: RetrievalModule, run_dir: Path) -> None:
-    """Put the weights and the tokenizer of a finished run into a model.
+def trained_model(cfg: Config) -> RetrievalModule:
+    """Return the model of a configuration with the weights and the tokenizer of `run.weights`.
 
-    Raises UserError where the folder is no finished run, it was trained with other settings than
-    the model's own, or its files do not fit. The model's own keys and those of `eval` may differ,
-    as far as the weights fit: they can be what is compared.
+    Raises UserError where that is no finished run, it was trained with other settings than the
+    configuration's, or its files do not fit. The model's own keys and those of `eval` may differ,
+    as far as the weights fit: they can be what is compared. So may folders that a published model
+    leaves open.
     """
-    trained, cfg = _config_of(run_dir), model.cfg
+    assert cfg.run.weights is not None
+    folder = find(cfg.run.weights)
+    trained = read_config(folder)
+    with towers.without_weights(folder, needed=False):
+        model = build_model(cfg)
     for section in _TRAINED:
-        was, now = (_settings(one, section) for one in (trained, cfg))
+        was = _settings(trained, section)
+        now = _left_open(_settings(cfg, section), was)
         if was != now:
             raise UserError(
-                f"run {run_dir} was trained with other settings ({_first_change(section, was, now)}"
-                "); repeat them, or train anew without run.weights"
+                f"run {cfg.run.weights} was trained with other settings "
+                f"({_first_change(section, was, now)}); repeat them, or train anew without "
+                "run.weights"
             )
-    model.tokenizer = load_tokenizer(run_dir / TOKENIZER_FILE, cfg.text.words)
-    try:
-        model.load_state_dict(load_file(run_dir / WEIGHTS_FILE))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{run_dir / WEIGHTS_FILE} does not fit the model ({reason}); repeat the run"
-        ) from error
+    fill(model, folder)
+    return model
 
 
-def _config_of(run_dir: Path) -> Config:
-    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
-        if not (run_dir / name).is_file():
-            raise UserError(f"{run_dir} is no finished run: it has no {name}; give a run's folder")
-    return load(file=run_dir / CONFIG_FILE)
+def _left_open(now: Any, was: Any) -> Any:
+    """Return `now` without the texts, which are folders, in place of which `was` has nothing."""
+    if isinstance(now, Mapping) and isinstance(was, Mapping):
+        return {key: _left_open(one, was.get(key)) for key, one in now.items()}
+    return was if isinstance(now, str) and was in (None, "") else now
 
 
 def _settings(cfg: Config, section: str) -> Any:
@@ -78,7 +79,7 @@ def _settings(cfg: Config, section: str) -> Any:
     values: Any = OmegaConf.to_container(cast(Any, cfg), resolve=True)
     kept = values[section]
     if section == "trainer":
-        return {key: value for key, value in kept.items() if key not in _ELSEWHERE}
+        return {key: value for key, value in kept.items() if key not in ELSEWHERE}
     return kept
 
 
@@ -102,6 +103,7 @@ def evaluation_of(model: RetrievalModule, **keep: bool) -> RetrievalEvaluation:
         how.max_matrix_gb,
         two_stage=how.two_stage,
         parity=how.parity,
+        v2t=how.v2t,
         **keep,
     )
     evaluation.check(model)

@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-# what changes no number: sections, and keys of `trainer`
+# what changes no number: sections, keys that say where files lie, and keys of `trainer`
 PLACES = ("run", "paths", "log")
+FOLDERS = ("root", "annotations", "videos", "given")
 MACHINE = ("workers", "prepare_workers", "threads", "log_every")
 
 
@@ -40,7 +41,9 @@ class VideoConfig:
     frames: int = MISSING
     size: tuple[int, int] = MISSING
     resize: str = MISSING
+    crop: str = MISSING
     codec: str = MISSING
+    timeout: float = MISSING
 
 
 @dataclass
@@ -57,6 +60,9 @@ class OcrConfig:
     """How scene text is read."""
 
     enabled: bool = MISSING
+    source: str = MISSING
+    given: str | None = MISSING
+    given_fps: float | None = MISSING
     engine: str = MISSING
     add: float = MISSING
     windows: int = MISSING
@@ -78,6 +84,7 @@ class BackboneConfig:
     name: str = MISSING
     weights: str | None = MISSING
     frozen: bool = MISSING
+    cache: bool = MISSING
     width: int = MISSING
     layers: int = MISSING
     text_layers: int = MISSING
@@ -126,6 +133,7 @@ class LossConfig:
 
     scale: float = MISSING
     learn_scale: bool = MISSING
+    mask_duplicates: bool = MISSING
 
 
 @dataclass
@@ -135,6 +143,7 @@ class TrainerConfig:
     epochs: int = MISSING
     steps: int | None = MISSING
     batch_size: int = MISSING
+    captions: str = MISSING
     groups: bool = MISSING
     shift: int = MISSING
     mirror: bool = MISSING
@@ -158,6 +167,7 @@ class EvalConfig:
     every: float = MISSING
     frames: int | None = MISSING
     captions: str = MISSING
+    v2t: str = MISSING
     batch_size: int = MISSING
     block: tuple[int, int] = MISSING
     max_matrix_gb: float = MISSING

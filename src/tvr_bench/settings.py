@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from tvr_bench.errors import UserError
 from tvr_bench.media.cache import FrameSpec
 from tvr_bench.media.captioner import WindowSpec
+from tvr_bench.media.given_text import GivenSpec
 from tvr_bench.schema import Config
 
 
 def frame_spec(cfg: Config, split: str = "train") -> FrameSpec:
     """Return which frames of a clip of a split the configuration asks for."""
     video, frames = cfg.video, split_frames(cfg, split)
-    return FrameSpec(frames, (video.size[0], video.size[1]), video.resize, video.codec)
+    return FrameSpec(
+        frames=frames,
+        size=(video.size[0], video.size[1]),
+        resize=video.resize,
+        codec=video.codec,
+        crop=video.crop,
+        timeout=video.timeout,
+    )
 
 
 def split_frames(cfg: Config, split: str) -> int:
     """Return the number of frames per clip of a split; training may see another than the test."""
     return cfg.video.frames if split == "train" else cfg.eval.frames or cfg.video.frames
+
+
+def given_spec(cfg: Config) -> GivenSpec | None:
+    """Return where scene text is that others read, None where an engine is to read it.
+
+    Raises UserError where the folder is not named.
+    """
+    ocr = cfg.ocr
+    if ocr.source == "engine":
+        return None
+    if not ocr.given:
+        raise UserError(
+            f"ocr.source={ocr.source} needs ocr.given=FOLDER, the text that others read"
+        )
+    return GivenSpec(ocr.source, Path(ocr.given), ocr.given_fps)
 
 
 def window_spec(cfg: Config) -> WindowSpec:
@@ -33,4 +59,5 @@ def window_spec(cfg: Config) -> WindowSpec:
         engine=ocr.engine,
         side=ocr.side,
         weights=ocr.weights,
+        timeout=cfg.video.timeout,
     )

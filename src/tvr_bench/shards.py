@@ -6,17 +6,13 @@ so a run that was killed goes on where it stopped.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -32,28 +28,42 @@ from rich.progress import (
 from rich.text import Text
 
 from tvr_bench.files import remove_stale
+from tvr_bench.workers import Crew, Tick, Work
 
-Work: TypeAlias = "Callable[[Shard, Callable[[], None]], None]"
+__all__ = ["Shard", "Tick", "Work", "cores", "run_shards"]
+
 _LOG_EVERY_S = 20.0  # a log file gets a line this often instead of a moving bar
-_counter: Synchronized[int] | None = None
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One output file and the items it is made from."""
+    """One output file and the items it is made from.
+
+    `lost` says, by position, which items must be left out and why: each took a process with it.
+    """
 
     output: Path
     items: tuple[Any, ...]
+    lost: Mapping[int, str] = field(default_factory=dict, hash=False)
 
 
 def run_shards(
-    title: str, shards: Sequence[Shard], work: Work, *, workers: int = 0, unit: str = "video"
+    title: str,
+    shards: Sequence[Shard],
+    work: Work,
+    *,
+    workers: int = 0,
+    unit: str = "video",
+    timeout: float | None = None,
 ) -> None:
     """Run `work(shard, tick)` for every shard whose output is missing.
 
     `work` is a module-level function (or a partial of one); it writes `shard.output` through
     `atomic_path` and calls `tick()` after each item. `workers` is the number of processes, 0 for
-    this one. The first error of any shard is raised after the running ones have stopped.
+    this one. `timeout`: seconds that an item may take in a process; an item that takes longer, or
+    ends its process, is lost: the shard starts again, and work finds the reason in `shard.lost`,
+    leaves the item out and ticks. The first error of any shard is raised after the running ones
+    have stopped.
     """
     todo = [s for s in shards if not s.output.exists()]
     if not todo:
@@ -61,41 +71,34 @@ def run_shards(
     for folder in {s.output.parent for s in todo}:
         remove_stale(folder)
     total = sum(len(s.items) for s in todo)
+    alone = workers == 0 or (workers == 1 and timeout is None)
     with _progress(title, total, unit) as update:
-        if workers <= 1:
+        if alone:
             _run_here(todo, work, update)
         else:
-            _run_pool(todo, work, min(workers, len(todo)), update)
+            with _one_thread_each():
+                Crew(work, min(workers, len(todo)), timeout).run(todo, update)
+
+
+class _Here:
+    """The `Tick` of this process, where nobody watches the time."""
+
+    def __init__(self, update: Callable[[int], None]) -> None:
+        self._update = update
+        self._done = 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._update(self._done)
+
+    def more(self, times: float) -> None:
+        pass
 
 
 def _run_here(shards: Sequence[Shard], work: Work, update: Callable[[int], None]) -> None:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        update(done)
-
+    tick = _Here(update)
     for shard in shards:
         work(shard, tick)
-
-
-def _run_pool(
-    shards: Sequence[Shard], work: Work, workers: int, update: Callable[[int], None]
-) -> None:
-    context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
-    counter = context.Value("q", 0)
-    with _one_thread_each():
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (counter,))
-        try:
-            pending: set[Future[None]] = {pool.submit(_work_in_pool, work, s) for s in shards}
-            while pending:
-                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                update(counter.value)
-                for future in finished:
-                    future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
@@ -109,31 +112,6 @@ def _one_thread_each() -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _start_worker(counter: Synchronized[int]) -> None:
-    global _counter
-    _counter = counter
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent was killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work_in_pool(work: Work, shard: Shard) -> None:
-    counter = _counter
-    assert counter is not None
-
-    def tick() -> None:
-        with counter.get_lock():
-            counter.value += 1
-
-    work(shard, tick)
 
 
 class _RateColumn(ProgressColumn):

@@ -15,8 +15,8 @@ from media.make_clips import make_clip
 from tiny import TINY_MODEL, TINY_RUN
 from tvr_bench import config
 from tvr_bench.datamodules import base
-from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule, checked
-from tvr_bench.datamodules.types import Clip, Query, Split
+from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
+from tvr_bench.datamodules.types import Clip, Query, Split, checked
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger
 
@@ -198,7 +198,8 @@ def test_unreadable_clips_are_on_the_ledger_and_leave_their_place(
 ) -> None:
     root = _copy(videos, tmp_path / "damaged", ["train4", "test0"], missing=["test3"])
     ledger = Ledger(tmp_path / "failures.jsonl")
-    data = toy("trainer.max_bad_fraction=0.1", root=root, ledger=ledger)
+    allowed = ("trainer.max_bad_fraction=0.1", "data.allow_missing=true")
+    data = toy(*allowed, root=root, ledger=ledger)
     data.prepare()
     assert data.failed("train") == {"train4"}
     assert data.failed("val") == set()
@@ -216,7 +217,7 @@ def test_unreadable_clips_are_on_the_ledger_and_leave_their_place(
     assert [i for b in gallery for i in b["video_index"].tolist()] == [1, 2, 4]
     seen = {i for e in range(9) for b in _epoch(data, e) for i in b["video_index"].tolist()}
     assert seen == set(range(COUNTS["train"])) - {4}
-    again = toy("trainer.max_bad_fraction=0.1", root=root)
+    again = toy(*allowed, root=root)
     again.prepare()
     assert again.failed("test") == {"test0", "test3"}, "the cache must remember failures"
 

@@ -8,14 +8,18 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiny import TINY_MODEL, TINY_RUN
 from tvr_bench.config import load
 from tvr_bench.datamodules.csv import CsvDataModule, Row, assign_splits, build_split, read_rows
+from tvr_bench.datamodules.tokens import build_tokenizer
 from tvr_bench.datamodules.types import Split
 from tvr_bench.errors import UserError
+from tvr_bench.media.video import read_frames, segment_centres
 
 Write = Callable[[str | bytes], Path]
 
@@ -239,3 +243,119 @@ def test_the_data_module_reads_beside_the_file_or_under_the_root(write: Write) -
         data.split("val")
     with pytest.raises(UserError, match=r"needs data\.file=VIDEOS\.csv"):
         CsvDataModule(load(["data=csv"])).split("test")
+
+
+def _spans(path: Path) -> list[tuple[str, float | None, float | None]]:
+    return [(row.video, row.start, row.end) for row in read_rows(path)]
+
+
+GOOD_SPANS = {
+    "both": ("1,2.5", (1.0, 2.5)),
+    "start alone": ("1,", (1.0, None)),
+    "end alone": (",2.5", (None, 2.5)),
+    "neither": (",", (None, None)),
+    "spaces": (" 1 , 2 ", (1.0, 2.0)),
+    "from zero": ("0,0.5", (0.0, 0.5)),
+    "minus zero": ("-0,1", (0.0, 1.0)),
+    "short forms": (".5,3.", (0.5, 3.0)),
+    "exponents": ("1e-3,1E2", (0.001, 100.0)),
+    "two hours": ("7199.96,7200", (7199.96, 7200.0)),
+}
+BAD_SPANS = {
+    "text": ("soon,2", "line 2 has start 'soon'; write seconds, such as 12.5"),
+    "clock": ("0:01,0:02", "start '0:01'; write seconds"),
+    "unit": ("1s,2s", "start '1s'; write seconds"),
+    "NaN": ("1,nan", "end 'nan'; write seconds"),
+    "infinite": ("1,inf", "end 'inf'; write seconds"),
+    "too large": ("1,1e999", "end '1e999'; write seconds"),
+    "python's digits": ("1_0,20", "start '1_0'; write seconds"),
+    "other digits": ("\u0661,2", "write seconds, such as"),
+    "hexadecimal": ("0x1,2", "start '0x1'; write seconds"),
+    "negative": ("-1,2", "line 2 has start -1; seconds count from 0"),
+    "negative end": (",-2", "line 2 has end -2; seconds count from 0"),
+    "end before start": ("2,1", "line 2 ends at 1 s and starts at 2 s; the end must be"),
+    "empty": ("2,2", "line 2 ends at 2 s and starts at 2 s"),
+    "empty at the beginning": (",0", "line 2 ends at 0 s and starts at 0 s"),
+    "decimal comma": ('"1,5",2', "start '1,5'; write seconds"),
+    "one cell more": ("1,2,3", "line 2 has too many cells"),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_SPANS)
+def test_parts_of_videos_are_read(name: str, write: Write) -> None:
+    cells, (start, end) = GOOD_SPANS[name]
+    path = write(f"video,caption,start,end\na.mp4,a dog,{cells}\n")
+    assert _spans(path) == [("a.mp4", start, end)]
+
+
+@pytest.mark.parametrize("name", BAD_SPANS)
+def test_bad_parts_are_one_line_with_the_place(name: str, write: Write) -> None:
+    cells, expected = BAD_SPANS[name]
+    path = write(f"video,caption,start,end\na.mp4,a dog,{cells}\n")
+    with pytest.raises(UserError, match=re.escape(expected)) as error:
+        read_rows(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_part_is_a_clip_of_its_own_that_its_captions_share(tmp_path: Path) -> None:
+    rows = [
+        Row(2, "a.mp4", "it sleeps", "test", 0.0, 1.5),
+        Row(3, "a.mp4", "it wakes", "test", 1.5, None),
+        Row(4, "a.mp4", "a dog", "test"),
+        Row(5, "a.mp4", "it dreams", "test", 0.0, 1.5),
+        Row(6, "b.mp4", "it sleeps", "test", 0.0, 1.5),
+    ]
+    split = build_split("test", rows, tmp_path)
+    assert [(c.path.name, c.start, c.end) for c in split.clips] == [
+        ("a.mp4", 0.0, 1.5),
+        ("a.mp4", 1.5, None),
+        ("a.mp4", None, None),
+        ("b.mp4", 0.0, 1.5),
+    ]
+    ids = [clip.id for clip in split.clips]
+    assert [q.clip_id for q in split.queries] == [ids[0], ids[1], ids[2], ids[0], ids[3]]
+    assert ids[0].startswith("a.mp4_0-1.5-") and ids[1].startswith("a.mp4_1.5-")
+    assert ids[2] == "a.mp4"
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", one) for one in ids)
+
+
+def test_no_part_has_the_id_of_another_clip(tmp_path: Path) -> None:
+    spans = [(1.0, 2.0), (1.0, 2.0000001), (None, 2.0), (2.0, None), (12.0, None), (1.0, 12.0)]
+    parts = [Row(i, "a.mp4", "x", "test", *span) for i, span in enumerate(spans, 2)]
+    alike = [Row(9, name, "x", "test") for name in ("a.mp4", "a.mp4_1-2", "a.mp4 1-2")]
+    clips = build_split("test", [*parts, *alike], tmp_path).clips
+    assert len({clip.id for clip in clips}) == len(parts) + len(alike)
+
+
+def test_all_parts_of_a_video_stay_in_one_split() -> None:
+    rows = [Row(2 + i, f"v{i % 10}.mp4", "x", "", float(i), i + 1.0) for i in range(40)]
+    assigned = assign_splits(rows)
+    assert [(r.start, r.end) for r in assigned] == [(r.start, r.end) for r in rows]
+    for video in {row.video for row in assigned}:
+        assert len({row.split for row in assigned if row.video == video}) == 1
+    with pytest.raises(UserError, match=r"a\.mp4 is in 'train' and in 'test'"):
+        assign_splits([Row(2, "a.mp4", "x", "train", 0.0, 1.0), Row(3, "a.mp4", "x", "test", 1.0)])
+
+
+def test_the_frames_of_a_part_are_those_of_its_seconds(
+    write: Write, tiny_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    video = tiny_video("a.mp4", seconds=4, size=(48, 32))
+    lines = ["a.mp4,whole,,", "a.mp4,first,0,2", "a.mp4,second,2,4"]
+    path = write("\n".join(["video,caption,start,end,split", *(f"{one},test" for one in lines)]))
+    words = [*TINY_MODEL, *TINY_RUN, f"paths.cache={tmp_path / 'cache'}"]
+    data = CsvDataModule(load(["data=csv", f"data.file={path}", *words]))
+    data.tokenizer = build_tokenizer(data.cfg, ["whole first second"])
+    data.prepare(["test"])
+    for i, (low, high) in enumerate([(0, 4), (0, 2), (2, 4)]):
+        frames = data.items("test").video(i)["frames"].permute(0, 2, 3, 1).numpy()
+        expected = read_frames(video, segment_centres(4.0, 3, low, high), (32, 48), "fast")
+        assert np.array_equal(frames, expected)
+
+
+def test_scene_text_that_others_read_is_filed_under_the_name_in_the_file(write: Write) -> None:
+    path = write("video,caption,start,split\nsub/a.b.mp4,x,,test\nsub/a.b.mp4,y,3,test\n")
+    data = CsvDataModule(load(["data=csv", f"data.file={path}"]))
+    whole, part = data.split("test").clips
+    assert data.text_names(whole)[:2] == data.text_names(part)[:2] == ("sub/a.b.mp4", "sub/a.b")
+    assert data.text_names(part)[2] == part.id != whole.id

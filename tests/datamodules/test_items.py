@@ -97,6 +97,15 @@ def test_groups_hold_readable_clips_with_captions(items: Items) -> None:
     assert items.groups(whole=False) == [[0], [1], [2], [4]]
 
 
+def test_the_turns_of_a_clip_show_each_of_its_captions_once(items: Items) -> None:
+    train = TrainItems(items, seed=1)
+    for epoch in range(5):
+        for clip in (0, 1, 2, 4):
+            turns = range(len(items.queries_of[clip]))
+            found = [int(train[epoch, clip, turn]["text_index"]) for turn in turns]
+            assert sorted(found) == items.queries_of[clip]
+
+
 def test_a_training_item_is_a_clip_with_one_of_its_own_captions(items: Items) -> None:
     train = TrainItems(items, seed=1)
     seen: Counter[int] = Counter()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvr_bench.datamodules.plan import EpochPlan, rank_share
+from tvr_bench.datamodules.plan import AllCaptionsPlan, EpochPlan, rank_share
 from tvr_bench.errors import UserError
 
 
@@ -106,3 +106,31 @@ def test_rank_shares_hold_every_item_once(count: int, world: int) -> None:
     shares = [rank_share(range(count), rank, world) for rank in range(world)]
     assert sorted(item for share in shares for item in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(
+    captions=st.lists(st.integers(1, 7), min_size=4, max_size=40),
+    size=st.integers(2, 20),
+    epoch=st.integers(0, 9),
+    world=st.integers(1, 2),
+)
+def test_every_caption_is_a_sample_of_an_epoch(
+    captions: list[int], size: int, epoch: int, world: int
+) -> None:
+    groups = [[i] for i in range(len(captions))]
+    plans = [AllCaptionsPlan(groups, captions, size, 3, rank, world) for rank in range(world)]
+    for plan in plans:
+        plan.set_epoch(epoch)
+    shares = [list(plan) for plan in plans]
+    assert [len(plan) for plan in plans] == [len(share) for share in shares]
+    batches = [[pick for part in parts for pick in part] for parts in zip(*shares, strict=True)]
+    seen = [pick for batch in batches for pick in batch]
+    assert len(seen) == len(set(seen)) and {e for e, _, _ in seen} <= {epoch}
+    assert {(item, turn) for _, item, turn in seen} <= {
+        (i, turn) for i, count in enumerate(captions) for turn in range(count)
+    }
+    assert sum(captions) - len(seen) < plans[0].size
+    for batch in batches:
+        turns = [turn for _, _, turn in batch]
+        items = [item for _, item, _ in batch]
+        assert len(set(items)) == len(items) or len(set(turns)) > 1

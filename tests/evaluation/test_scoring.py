@@ -12,6 +12,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import evaluate_features
 from tvr_bench.evaluation.ranks import rank, retrieval_metrics
 from tvr_bench.evaluation.scoring import score_matrix, stream_ranks
+from tvr_bench.evaluation.two_stage import Stages
 
 BLOCKS = (1, 7, None, (3, 11), [64, 2])
 ARRAYS = ("ahead", "tied", "gold", "items", "nan")
@@ -207,6 +208,43 @@ def test_multi_caption_counts_the_best_caption_of_a_clip(make_split, table_score
         table.T, np.array([[True, True, False, False], [False, False, True, True]])
     )
     assert result.v2t == flipped
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("max_gb", [None, 3e-6])
+def test_captions_that_compete_as_a_group_rank_by_their_best_score(
+    block, max_gb, make_split, table_scores, slow_metrics
+):
+    """CLIP4Clip's convention against plain loops: V x V scores, each the greatest of a clip's."""
+    for seed in range(4):
+        table, gold = tied_table(seed=seed)
+        known = table_scores(table)
+        args = (known.similarity, known.text, known.video, make_split(gold, clips=table.shape[1]))
+        result = evaluate_features(*args, block=block, max_matrix_gb=max_gb, v2t="group")
+        rows = []
+        for video in range(table.shape[1]):
+            row = []
+            for clip in range(table.shape[1]):
+                scores = [s for s in table[gold == clip, video].tolist() if s == s]
+                row.append(max(scores, default=float("nan")))
+            rows.append(row)
+        expected = slow_metrics(rows, [{video} for video in range(table.shape[1])])
+        for name, value in expected.items():
+            assert result.v2t[name] == pytest.approx(value), name
+        plain = evaluate_features(*args, block=block)
+        assert result.t2v == plain.t2v and result.v2t != plain.v2t
+
+
+def test_groups_of_captions_and_two_stages_exclude_each_other(make_split, table_scores):
+    table, gold = tied_table()
+    known = table_scores(table)
+    stages = Stages(3, lambda features: features["row"], lambda text, video: text["row"])
+    with pytest.raises(UserError, match=r"eval\.v2t=group.*eval\.two_stage=null"):
+        evaluate_features(
+            *(known.similarity, known.text, known.video, make_split(gold, clips=table.shape[1])),
+            stages=stages,
+            v2t="group",
+        )
 
 
 def test_cost_is_counted(make_split, table_scores):

@@ -1,13 +1,10 @@
-"""The engines: RapidOCR reads real pixels, EasyOCR opens nothing that it does not know."""
+"""RapidOCR reads real pixels; crops, words and the names of the engines."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +13,6 @@ from ocr_clips import draw, font
 from PIL import Image, ImageDraw
 
 from tvr_bench.errors import UserError
-from tvr_bench.media import ocr_easy
 from tvr_bench.media.ocr import (
     OcrEngine,
     create_engine,
@@ -136,84 +132,3 @@ def test_words_are_folded_and_other_scripts_dropped(text: str, expected: list[st
 def test_spaced_letters_are_joined_and_initials_left_alone() -> None:
     assert join_spelled("S A L E  now") == "SALE now"
     assert join_spelled("plan B  or a 1 2 3") == "plan B or a 1 2 3"
-
-
-def test_easyocr_without_weights_says_what_is_missing_and_where(tmp_path: Path) -> None:
-    for ask in (create_engine, engine_version):
-        with pytest.raises(UserError) as error:
-            ask("easyocr", weights=str(tmp_path))
-        message = str(error.value)
-        assert "\n" not in message
-        for part in ("craft_mlt_25k.pth", "english_g2.pth", "2f8227d2def4037cdb3b34389dcf9ec1"):
-            assert part in message
-        assert str(tmp_path) in message and "ocr.weights" in message
-
-
-def test_easyocr_looks_where_the_library_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EASYOCR_MODULE_PATH", str(tmp_path))
-    with pytest.raises(UserError, match=str(tmp_path / "model")):
-        create_engine("easyocr")
-
-
-class _Trap:
-    """A pickle that leaves a mark where it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.mark,))
-
-
-def test_easyocr_never_opens_a_file_it_does_not_know(tmp_path: Path) -> None:
-    mark = tmp_path / "opened"
-    for name in ("craft_mlt_25k.pth", "english_g2.pth"):
-        (tmp_path / name).write_bytes(pickle.dumps(_Trap(mark)))
-    with pytest.raises(UserError, match="is not opened"):
-        create_engine("easyocr", weights=str(tmp_path))
-    assert not mark.exists()
-    pickle.loads((tmp_path / name).read_bytes())
-    assert mark.exists()  # so the trap would have shown it
-
-
-@pytest.mark.slow
-def test_easyocr_batches_read_as_its_own_single_boxes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Random weights: not the words but the batching is tested, against the library's own loop."""
-    engine = _random_easyocr(tmp_path, monkeypatch)
-    frames = [draw([("green bakery", 20, 30), ("hotel", 90, 110)]), draw([("museum", 30, 60)])]
-    boxes = [(14, 26, 190, 54), (84, 106, 176, 134), (24, 56, 130, 84)]
-    crops = [frames[i][y0:y1, x0:x1] for i, (x0, y0, x1, y1) in zip((0, 0, 1), boxes, strict=True)]
-    batched = engine.recognise(crops)
-    assert batched == [engine.recognise([crop])[0] for crop in crops]
-    for crop, (text, score) in zip(crops, batched, strict=True):
-        _, alone, confidence = engine._reader.recognize(crop)[0]
-        assert text == " ".join(alone.split())
-        assert score == pytest.approx(float(confidence), rel=0.05, abs=1e-3)
-    assert [len(found) for found in engine.detect(frames)] == [
-        len(engine.detect([frame])[0]) for frame in frames
-    ]
-    assert engine.version == engine_version("easyocr", str(tmp_path))
-
-
-def _random_easyocr(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import easyocr
-    import torch
-    from easyocr.craft import CRAFT
-    from easyocr.model.vgg_model import Model
-
-    torch.manual_seed(0)
-    english = easyocr.config.recognition_models["gen2"]["english_g2"]
-    craft = easyocr.config.detection_models["craft"]
-    reader = Model(1, 256, 256, len(english["characters"]) + 1)
-    torch.save(CRAFT().state_dict(), folder / craft["filename"])
-    saved = {f"module.{key}": value for key, value in reader.state_dict().items()}
-    torch.save(saved, folder / english["filename"])
-    for model in (english, craft):
-        digest = hashlib.md5((folder / model["filename"]).read_bytes()).hexdigest()
-        monkeypatch.setitem(model, "md5sum", digest)
-    monkeypatch.setattr(ocr_easy, "_config", lambda: easyocr.config)
-    return create_engine("easyocr", side=320, weights=str(folder))

@@ -13,9 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loss_worker import ITEMS, Pairwise, batch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tvr_bench.models.base import RetrievalModule
-from tvr_bench.models.losses import gather, paired_losses, symmetric_info_nce, world_size
+from tvr_bench.models.bicnet import hinge
+from tvr_bench.models.layers.gees import FrameScores, gees
+from tvr_bench.models.losses import (
+    duplicates,
+    gather,
+    paired_losses,
+    symmetric_info_nce,
+    world_size,
+)
 
 
 def _slow(rows: list[list[float]], columns: list[list[float]], start: int) -> float:
@@ -89,6 +98,63 @@ def test_scores_in_half_precision_lose_nothing_in_the_softmax() -> None:
     assert found.dtype == torch.float32
     exact = (7.575 * torch.eye(4)).tolist()
     assert found.item() == pytest.approx(_slow(exact, exact, 0), rel=1e-3)
+
+
+def test_the_same_caption_on_two_videos_is_found() -> None:
+    ids = torch.tensor([[1, 5, 2], [1, 6, 2], [1, 5, 2], [1, 5, 3]])
+    expected = torch.zeros(4, 4).bool()
+    expected[0, 2] = expected[2, 0] = True
+    assert torch.equal(duplicates(ids), expected)
+
+
+def _gees(rows: Tensor, columns: Tensor) -> Tensor:
+    found = gees(FrameScores(rows, rows), FrameScores(columns, columns), form="min", scale=9.0)
+    return torch.stack(found).sum(0)
+
+
+def _nce(rows: Tensor, columns: Tensor) -> Tensor:
+    here = torch.arange(len(rows))
+    return sum(
+        (F.cross_entropy(s, here, reduction="none") for s in (rows, columns)), rows.new_zeros(())
+    )
+
+
+@pytest.mark.parametrize("kind", ["nce", "gees", "hinge"])
+def test_a_duplicate_is_as_if_it_were_not_there(kind: str) -> None:
+    """Every loss of a batch in which texts 0 and 3 are equal, item by item without the other."""
+    generator = torch.Generator().manual_seed(3)
+    shape = (6, 6, 4) if kind == "gees" else (6, 6)
+    scores = torch.rand(shape, generator=generator).double()
+    ids = torch.tensor([[7], [1], [2], [7], [4], [5]])
+    seen: list[Tensor] = []
+
+    def contrast(name: str, rows: Tensor, columns: Tensor, start: int) -> Tensor:
+        seen.extend((rows, columns))
+        if kind == "hinge":
+            return hinge(rows, columns, start, 0.3)
+        return (_gees if kind == "gees" else _nce)(rows, columns).sum()
+
+    features = {"x": torch.zeros(6, 1)}
+    pair = (features, features)
+    args = (lambda text, video: {"s": scores}, contrast, pair, pair)
+    found = paired_losses(*args, duplicates(ids))["s"]
+    assert found.isfinite()
+
+    expected = torch.zeros(()).double()
+    for item in range(6):
+        kept = [i for i in range(6) if not (item in (0, 3) and i in (0, 3) and i != item)]
+        part = scores[kept][:, kept]
+        own = kept.index(item)
+        if kind == "hinge":
+            for line in (part[own], part[:, own]):
+                costs = (0.3 + line - part[own, own]).clamp_min(0)
+                expected = expected + costs.sum() - costs[own]
+        else:
+            expected = (
+                expected + (_gees if kind == "gees" else _nce)(part, part.transpose(0, 1))[own]
+            )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert paired_losses(*args)["s"].item() != pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_one_process_gathers_nothing() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,8 @@ class Entry:
 
     `names` are file names or paths below the folder of the videos, with or without a suffix, the
     best first; `key` is what `AnnotatedDataModule.key_of` makes of its file's stem. `start` and
-    `end` in seconds where the clip is a part of its file.
+    `end` in seconds where the clip is a part of its file; `seconds` is how long the annotations say
+    that the file is.
     """
 
     id: str
@@ -38,14 +40,15 @@ class Entry:
     start: float | None = None
     end: float | None = None
     key: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many clips and captions a split officially has."""
+    """How many clips and captions a split officially has; None for what is not known."""
 
-    clips: int
-    captions: int
+    clips: int | None
+    captions: int | None
 
 
 class AnnotatedDataModule(VideoTextDataModule):
@@ -54,9 +57,10 @@ class AnnotatedDataModule(VideoTextDataModule):
     Keys: `data.root` (everything), `data.annotations` and `data.videos` (where they lie apart).
     """
 
-    captions: ClassVar[str] = "all"  # or "paragraph": a clip's captions are joined to one
     key_of: ClassVar[Callable[[str], str] | None] = None  # see VideoFolder
     under: ClassVar[tuple[str, ...]] = ()  # folders that paths of the annotations may start below
+    edition: ClassVar[str] = ""  # the key of `data` that chooses between sets of clips
+    folders: ClassVar[tuple[str, ...]] = ()  # where annotation files may lie below their folder
 
     def read_entries(self, name: str) -> list[Entry]:
         """Return the clips of the split `train`, `val` or `test`, in the official order."""
@@ -67,9 +71,23 @@ class AnnotatedDataModule(VideoTextDataModule):
         return None
 
     @property
+    def variant(self) -> str:
+        """The edition that was chosen, where there are several."""
+        return str(self.cfg.data[self.edition]) if self.edition else ""
+
+    def notes(self) -> list[str]:
+        """Return lines for a person: what is odd about the annotations and may change a score."""
+        return []
+
+    @property
     def annotation_files(self) -> dict[str, Path]:
         """The annotation files that were opened so far, by the name they were asked for."""
         return dict(self._opened)
+
+    @cached_property
+    def seconds_of(self) -> dict[str, float]:
+        """How long the annotations say that files are, by clip id, as far as splits were read."""
+        return {}
 
     @cached_property
     def _opened(self) -> dict[str, Path]:
@@ -88,25 +106,31 @@ class AnnotatedDataModule(VideoTextDataModule):
         entries = self.read_entries(name)
         self._check_counts(name, entries)
         clips, queries = [], []
+        data, how = self.cfg.data.name, self.cfg.text.normalise  # reading a setting takes a while
         for entry in entries:
             for wanted in (entry.id, *entry.names):
-                checked_name(wanted, self.cfg.data.name)
+                checked_name(wanted, data)
+            assert "/" not in entry.id, f"{data} makes an id with a slash, {entry.id}"
             path = self.folder.find(*entry.names, key=entry.key, under=self.under)
             missing = self.folder.root / _with_suffix(entry.names[0])
             clips.append(Clip(entry.id, path or missing, entry.start, entry.end))
-            queries += self._queries(entry)
+            queries += self._queries(entry, how)
+            if entry.seconds is not None:
+                self.seconds_of[entry.id] = entry.seconds
         return Split(tuple(clips), tuple(queries))
 
     def file(self, *places: str) -> Path:
         """Return the first of `places` that exists, each a path below the annotations' folder.
 
-        Raises UserError that names the first place for one that is missing.
+        Each is also looked for below its `folders`. Raises UserError that names the first place
+        for one that is missing.
         """
         root = self._place("annotations")
         for place in places:
-            if (root / place).is_file():
-                self._opened[places[0]] = root / place
-                return root / place
+            for path in self._paths(root, place):
+                if path.is_file():
+                    self._opened[places[0]] = path
+                    return path
         others = f" (or {', '.join(places[1:4])})" if places[1:] else ""
         raise UserError(
             f"data={self.cfg.data.name} needs {places[0]}{others} in {root}; put it there, or set "
@@ -116,7 +140,22 @@ class AnnotatedDataModule(VideoTextDataModule):
     def has(self, *places: str) -> bool:
         """Return whether one of `places` exists below the annotations' folder."""
         root = self._place("annotations")
-        return any((root / place).is_file() for place in places)
+        return any(path.is_file() for place in places for path in self._paths(root, place))
+
+    def held_to(self, name: str, entries: list[Entry], wanted: Counts) -> list[Entry]:
+        """Return `entries` of the split; raises UserError where they count other than `wanted`."""
+        found = Counts(len(entries), sum(len(entry.captions) for entry in entries))
+        if wanted.clips in (None, found.clips) and wanted.captions in (None, found.captions):
+            return entries
+        files = ", ".join(sorted({str(path) for path in self._opened.values()}))
+        raise UserError(
+            f"split '{name}' of {self.cfg.data.name} has {found.clips:,} videos and "
+            f"{found.captions:,} captions instead of the official {_stated(wanted)} ({files}); "
+            "fetch the official files, or use data=csv for a selection of your own"
+        )
+
+    def _paths(self, root: Path, place: str) -> list[Path]:
+        return [root / place, *(root / folder / place for folder in self.folders)]
 
     def _place(self, kind: str) -> Path:
         data = self.cfg.data
@@ -131,42 +170,47 @@ class AnnotatedDataModule(VideoTextDataModule):
             raise UserError(f"{key}={chosen} is no folder; give the data set's folder")
         return Path(chosen)
 
-    def _queries(self, entry: Entry) -> list[Query]:
-        texts = [normalised(text, self.cfg.text.normalise) for text in entry.captions]
+    def _queries(self, entry: Entry, how: str) -> list[Query]:
+        texts = [normalised(text, how) for text in entry.captions]
         if self.captions == "paragraph":
             texts = [" ".join(texts)]
         return [Query(f"{entry.id}#{i}", text, entry.id) for i, text in enumerate(texts)]
 
     def _check_counts(self, name: str, entries: Sequence[Entry]) -> None:
         wanted = self.official(name)
-        if wanted is None:
-            return
-        found = Counts(len(entries), sum(len(entry.captions) for entry in entries))
-        if found != wanted:
-            files = ", ".join(sorted({str(path) for path in self._opened.values()}))
-            raise UserError(
-                f"split '{name}' of {self.cfg.data.name} has {found.clips:,} videos and "
-                f"{found.captions:,} captions instead of the official {wanted.clips:,} and "
-                f"{wanted.captions:,} ({files}); fetch the official files, or use data=csv for a "
-                "selection of your own"
-            )
+        if wanted is not None:
+            self.held_to(name, list(entries), wanted)
 
 
-def held_out(entries: Sequence[Entry], count: int, size: int = 500) -> tuple[list[Entry], ...]:
+def _stated(wanted: Counts) -> str:
+    if wanted.clips is None:
+        return f"{wanted.captions:,} captions"
+    return f"{wanted.clips:,}" + (
+        " videos" if wanted.captions is None else f" and {wanted.captions:,}"
+    )
+
+
+def held_out(
+    entries: Sequence[Entry],
+    count: int,
+    size: int = 500,
+    group: Callable[[Entry], str] = lambda entry: entry.id,
+) -> tuple[list[Entry], ...]:
     """Return training and validation clips of a data set whose papers have no validation split.
 
     `count` clips, chosen by a hash of their ids, are kept out of training. With 0 nothing is, and
-    `size` clips that are trained on validate: choose `eval.selection=last` then. Raises UserError
-    where no clip would be left to train on.
+    `size` clips that are trained on validate: choose `eval.selection=last` then. Clips of one
+    `group` stay together, so there may be some more. Raises UserError where no clip would be left
+    to train on.
     """
-    if count >= len(entries):
+    ranked = sorted(entries, key=lambda entry: hashlib.sha256(group(entry).encode()).digest())
+    chosen = {group(entry) for entry in ranked[: count or size]}
+    kept = [entry for entry in entries if not count or group(entry) not in chosen]
+    if not kept:
         raise UserError(
             f"data.holdout={count} leaves nothing of {len(entries)} training videos; lower it"
         )
-    ranked = sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest())
-    chosen = {entry.id for entry in ranked[: count or size]}
-    kept = [entry for entry in entries if not count or entry.id not in chosen]
-    return kept, [entry for entry in entries if entry.id in chosen]
+    return kept, [entry for entry in entries if group(entry) in chosen]
 
 
 def normalised(text: str, how: str) -> str:
@@ -192,9 +236,12 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path, kind: type) -> Any:
     """Return a JSON file's value, a `kind` (dict or list); UserError where it is not."""
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a pair of escapes is no character
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not readable JSON ({reason}); fetch it again") from error
     if not isinstance(value, kind):
@@ -210,7 +257,8 @@ def read_list(path: Path) -> list[str]:
 
 def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
     """Return the rows of a CSV with a header that has `columns`; UserError where it has not."""
-    lines = csv.DictReader(read_text(path).splitlines(), delimiter=delimiter)
+    # as a file: a cell in quotes keeps its line ends
+    lines = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     try:
         rows = list(lines)
     except csv.Error as error:
@@ -221,6 +269,11 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> list
     for number, row in enumerate(rows, 2):
         if any(row[column] is None for column in columns):
             raise UserError(f"{path} line {number} has too few cells; fetch it again")
+        if None in row:
+            raise UserError(
+                f"{path} line {number} has too many cells; is a text with a '{delimiter}' without "
+                "quotes?"
+            )
     return rows
 
 
@@ -236,9 +289,11 @@ def in_order(ids: Iterable[str], known: dict[str, Any], where: str) -> list[str]
     found: dict[str, None] = {}
     for one in ids:
         if one in found:
-            raise UserError(f"{where} names '{one}' twice; fetch it again")
+            raise UserError(f"{where} names {one[:60]!r} twice; fetch it again")
         if one not in known:
-            raise UserError(f"{where} names '{one}', of which there are no captions; fetch both")
+            raise UserError(
+                f"{where} names {one[:60]!r}, of which there are no captions; fetch both"
+            )
         found[one] = None
     return list(found)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -17,9 +18,9 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
 from tvr_bench.datamodules import tokens
-from tvr_bench.datamodules.items import Items, Mirrored, TextItems, TrainItems, VideoItems
-from tvr_bench.datamodules.plan import EpochPlan, rank_share
-from tvr_bench.datamodules.types import Clip, Split
+from tvr_bench.datamodules.items import Encoded, Items, Mirrored, TextItems, TrainItems, VideoItems
+from tvr_bench.datamodules.plan import AllCaptionsPlan, EpochPlan, rank_share
+from tvr_bench.datamodules.types import Clip, Split, checked
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.cache import FrameStore, build_frames
@@ -31,12 +32,15 @@ from tvr_bench.media.features import (
     check_files,
     feature_spec,
 )
+from tvr_bench.media.given_text import build_given, check_given
 from tvr_bench.media.ocr import engine_version
+from tvr_bench.parts import WHOLE, Part
 from tvr_bench.schema import Config
-from tvr_bench.settings import frame_spec, split_frames, window_spec
+from tvr_bench.settings import frame_spec, given_spec, split_frames, window_spec
 from tvr_bench.shards import cores
 
 SPLITS = ("train", "val", "test")
+_STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _PAIRS = (("left", "right"), ("clockwise", "counterclockwise"))
 _MIRRORED = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 
@@ -45,6 +49,8 @@ class VideoTextDataModule(pl.LightningDataModule):
     """Clips and captions of one data set; a data set defines `read_split` and, if it renders or
     converts anything, `materialise`.
     """
+
+    captions: ClassVar[str] = "all"  # or "paragraph": a clip's captions are joined to one
 
     def __init__(
         self,
@@ -74,6 +80,15 @@ class VideoTextDataModule(pl.LightningDataModule):
         """Return the split `train`, `val` or `test`."""
         raise NotImplementedError(f"{type(self).__name__} must define read_split")
 
+    def text_names(self, clip: Clip) -> tuple[str, ...]:
+        """Return what scene text of a clip that others read may be filed under, the best first."""
+        return (clip.id,)
+
+    @property
+    def variant(self) -> str:
+        """Which edition or fold this is, such as `1ka`; numbers of two are not compared."""
+        return ""
+
     def mirror(self, caption: str) -> str:
         """Return what is true of a clip in a mirror: left is right there, and clockwise turns."""
         return re.sub(rf"\b({'|'.join(_MIRRORED)})\b", lambda m: _MIRRORED[m[1]], caption)
@@ -85,15 +100,22 @@ class VideoTextDataModule(pl.LightningDataModule):
         return cores() if asked is None else asked
 
     def prepare_data(self) -> None:
-        """Fill the caches, on one process of each machine."""
-        self.prepare()
+        """Fill the caches, on one process of each machine, unless `prepare` was called before."""
+        if not self._items:
+            self.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what `prepare` made."""
-        self.prepare()
+        """Open what `prepare` made of the splits that a stage of Lightning's Trainer needs."""
+        self.prepare(_STAGES.get(stage or "", SPLITS))
 
-    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
-        """Make whatever `splits` need: files, scene text, frames, tokens; then hold it open."""
+    def prepare(
+        self, splits: Sequence[str] = SPLITS, part: Part = WHOLE, *, trains: bool = True
+    ) -> None:
+        """Make whatever `splits` need: files, scene text, frames, tokens; then hold it open.
+
+        With a `part` only that part's frames and scene text are made. Raises UserError where too
+        few training videos can be read, unless nobody `trains`.
+        """
         todo = [name for name in splits if name not in self._items]
         if not todo:
             return
@@ -103,14 +125,14 @@ class VideoTextDataModule(pl.LightningDataModule):
             self.split(name)
         self._check_missing(todo)
         if self.reads_text:
-            self._timed("ocr", lambda: self._read_text(todo))
-        self._timed("frames", lambda: self._decode(todo))
+            self._timed("ocr", lambda: self._read_text(todo, part))
+        self._timed("frames", lambda: self._decode(todo, part))
         if self.tokenizer is None:
             captions = (query.text for query in self.split("train").queries)
             self.tokenizer = tokens.build_tokenizer(self.cfg, captions)
         for name in todo:
             self._items[name] = self._open(name)
-        if "train" in todo:
+        if "train" in todo and part.whole and trains:
             self._check_bad_fraction()
 
     def split(self, name: str) -> Split:
@@ -135,20 +157,32 @@ class VideoTextDataModule(pl.LightningDataModule):
         """Return the SHA-256, as hex, of the sorted (caption, clip id) pairs of a split."""
         return settings_hash(sorted((q.text, q.clip_id) for q in self.split(name).queries), 64)
 
+    @property
+    def prepared(self) -> tuple[str, ...]:
+        """The splits that are held open."""
+        return tuple(self._items)
+
     def items(self, name: str) -> Items:
         """Return a prepared split as tensors by position."""
         return self._items[name]
 
+    def use_encoded(self, name: str, store: Encoded) -> None:
+        """Let a prepared split read what a frozen tower made of its frames."""
+        self._items[name] = replace(self._items[name], encoded=store)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of matched pairs, in an order that seed and epoch alone decide."""
         items = self._items["train"]
-        plan = EpochPlan(
-            groups=items.groups(whole=self.cfg.trainer.groups),
-            batch_size=self.cfg.trainer.batch_size,
-            seed=self.cfg.seed,
-            rank=self._rank(),
-            world=self._world(),
-        )
+        how: dict[str, Any] = {
+            "groups": items.groups(whole=self.cfg.trainer.groups),
+            "batch_size": self.cfg.trainer.batch_size,
+            "seed": self.cfg.seed,
+            "rank": self._rank(),
+            "world": self._world(),
+        }
+        plan = EpochPlan(**how)
+        if self.cfg.trainer.captions == "all":
+            plan = AllCaptionsPlan(captions=[len(q) for q in items.queries_of], **how)
         train = TrainItems(items, self.cfg.seed, self.cfg.trainer.shift, self._mirrored())
         return self._loader(train, batch_sampler=plan)
 
@@ -202,16 +236,16 @@ class VideoTextDataModule(pl.LightningDataModule):
     def _clips(self, splits: Sequence[str]) -> list[Clip]:
         return list({clip.id: clip for n in splits for clip in self.split(n).clips}.values())
 
-    def _read_text(self, splits: Sequence[str]) -> None:
-        self._windows |= build_windows(
-            self._clips(splits),
-            window_spec(self.cfg),
-            self.cache / "ocr",
-            workers=self.workers,
-            ledger=self.ledger,
-        )
+    def _read_text(self, splits: Sequence[str], part: Part) -> None:
+        clips, spec, root = self._clips(splits), window_spec(self.cfg), self.cache / "ocr"
+        how: dict[str, Any] = {"workers": self.workers, "ledger": self.ledger, "part": part}
+        if given := given_spec(self.cfg):
+            names = {clip.id: self.text_names(clip) for clip in clips}
+            self._windows |= build_given(clips, names, given, spec, root, **how)
+        else:
+            self._windows |= build_windows(clips, spec, root, **how)
 
-    def _decode(self, splits: Sequence[str]) -> None:
+    def _decode(self, splits: Sequence[str], part: Part) -> None:
         for name in splits:
             if self._extracted:
                 ids = [clip.id for clip in self.split(name).clips]
@@ -223,6 +257,7 @@ class VideoTextDataModule(pl.LightningDataModule):
                 self.cache / "frames",
                 workers=self.workers,
                 ledger=self.ledger,
+                part=part,
             )
 
     def _open(self, name: str) -> Items:
@@ -248,7 +283,10 @@ class VideoTextDataModule(pl.LightningDataModule):
             for name in splits:
                 check_files(self._feature_spec(name))
         if self.reads_text:
-            engine_version(self.cfg.ocr.engine, self.cfg.ocr.weights)
+            if given := given_spec(self.cfg):
+                check_given(given)
+            else:
+                engine_version(self.cfg.ocr.engine, self.cfg.ocr.weights)
 
     def missing(self, name: str) -> list[Clip]:
         """Return the clips of a split whose files are not there."""
@@ -268,6 +306,13 @@ class VideoTextDataModule(pl.LightningDataModule):
 
     def _check_bad_fraction(self) -> None:
         bad, total = self.failed("train"), len(self.split("train").clips)
+        if len(bad) == total:
+            raise UserError(
+                "no training video can be read; bring some, or test the untrained model with "
+                "trainer.epochs=0"
+            )
+        if self.cfg.data.allow_missing:
+            bad -= {clip.id for clip in self.missing("train")}
         limit = self.cfg.trainer.max_bad_fraction
         if len(bad) > limit * total:
             where = self.ledger.path or "the ledger"
@@ -281,25 +326,3 @@ class VideoTextDataModule(pl.LightningDataModule):
         start = time.perf_counter()
         work()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def checked(name: str, split: Split) -> Split:
-    """Return the split; raises UserError for an empty one, repeated ids, empty or lost captions."""
-    ids = [clip.id for clip in split.clips]
-    if not ids:
-        raise UserError(f"split '{name}' has no videos; give it some or choose another split")
-    if len(set(ids)) != len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise UserError(f"split '{name}' names video '{twice}' twice; ids must be unique")
-    known = set(ids)
-    for query in split.queries:
-        if not query.text.strip():
-            raise UserError(f"query '{query.id}' of split '{name}' is empty; write its caption")
-        if query.clip_id not in known:
-            raise UserError(
-                f"query '{query.id}' of split '{name}' is about video '{query.clip_id}', which "
-                "the split does not hold"
-            )
-    if not split.queries:
-        raise UserError(f"split '{name}' has no captions; give it some")
-    return split

@@ -1,14 +1,19 @@
-"""Anybody's own videos: a CSV with the columns `video,caption` and, if wanted, `split`."""
+"""Anybody's own videos: a CSV with the columns `video,caption` and, if wanted, `start,end,split`.
+
+`start` and `end` are seconds of the video; a row with either is about that part alone, which is a
+clip of its own.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
@@ -16,17 +21,23 @@ from tvr_bench.datamodules.types import Clip, Query, Split
 from tvr_bench.errors import UserError, nearest
 from tvr_bench.registry import register_dataset
 
-_COLUMNS = ("video", "caption", "split")
+_COLUMNS = ("video", "caption", "split", "start", "end")
+_SECONDS = re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the file: a video (its path, normalised), one caption of it, and its split."""
+    """One line of the file: a video (its path, normalised), one caption of it, and its split.
+
+    Of the whole video, or of the part from `start` to `end` (seconds).
+    """
 
     line: int
     video: str
     caption: str
     split: str
+    start: float | None = None
+    end: float | None = None
 
 
 @register_dataset("csv")
@@ -37,11 +48,18 @@ class CsvDataModule(VideoTextDataModule):
         """Return the rows of one split; raises UserError for whatever is wrong with the file."""
         if not self.cfg.data.file:
             raise UserError("data=csv needs data.file=VIDEOS.csv, a file with video,caption rows")
-        path = Path(self.cfg.data.file)
-        root = Path(self.cfg.data.root) if self.cfg.data.root else path.parent
+        root = self._root()
         if not root.is_dir():
             raise UserError(f"data.root={root} is no folder; give the folder of the videos")
-        return build_split(name, assign_splits(read_rows(path)), root)
+        return build_split(name, assign_splits(read_rows(Path(self.cfg.data.file))), root)
+
+    def text_names(self, clip: Clip) -> tuple[str, ...]:
+        """Return the video as the CSV has it, that without its suffix, and the clip's id."""
+        video = clip.path.relative_to(self._root())
+        return video.as_posix(), video.with_suffix("").as_posix(), clip.id
+
+    def _root(self) -> Path:
+        return Path(self.cfg.data.root) if self.cfg.data.root else Path(self.cfg.data.file).parent
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -94,7 +112,26 @@ def _row(path: Path, line: int, cells: dict[str | None, str | None]) -> Row:
             f"{path} line {line} has split '{split}'.{nearest(split, SPLITS)} Known: "
             f"{', '.join(SPLITS)}"
         )
-    return Row(line, video, caption, split)
+    start, end = (_seconds(path, line, cells, name) for name in ("start", "end"))
+    if end is not None and end <= (start or 0):
+        raise UserError(
+            f"{path} line {line} ends at {end:g} s and starts at {start or 0:g} s; the end must be "
+            "the later one"
+        )
+    return Row(line, video, caption, split, start, end)
+
+
+def _seconds(path: Path, line: int, cells: dict[str | None, str | None], name: str) -> float | None:
+    """Return the seconds of a cell, None where it is empty."""
+    text = (cells.get(name) or "").strip()
+    if not text:
+        return None
+    value = float(text) if _SECONDS.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path} line {line} has {name} {text[:40]!r}; write seconds, such as 12.5")
+    if value < 0:
+        raise UserError(f"{path} line {line} has {name} {text[:40]}; seconds count from 0")
+    return value + 0.0  # -0 is 0
 
 
 def assign_splits(rows: list[Row]) -> list[Row]:
@@ -119,7 +156,7 @@ def assign_splits(rows: list[Row]) -> list[Row]:
     counts = Counter(chosen.values())
     if counts["train"] < 2 or not counts["val"] or not counts["test"]:
         chosen = dict.fromkeys(order, "train") | {order[-2]: "val", order[-1]: "test"}
-    return [Row(row.line, row.video, row.caption, chosen[row.video]) for row in rows]
+    return [replace(row, split=chosen[row.video]) for row in rows]
 
 
 def _check_apart(rows: list[Row]) -> None:
@@ -147,9 +184,10 @@ def build_split(name: str, rows: list[Row], root: Path) -> Split:
     for row in rows:
         if row.split != name:
             continue
-        if row.video not in clips:
-            clips[row.video] = Clip(_clip_id(row.video), _inside(root, row))
-        clip = clips[row.video]
+        named = _named(row)
+        if named not in clips:
+            clips[named] = Clip(_clip_id(named), _inside(root, row), row.start, row.end)
+        clip = clips[named]
         queries.append(Query(f"{clip.id}#{row.line}", row.caption, clip.id))
     return Split(tuple(clips.values()), tuple(queries))
 
@@ -162,6 +200,20 @@ def _inside(root: Path, row: Row) -> Path:
             "folder that holds all videos"
         )
     return path
+
+
+def _named(row: Row) -> str:
+    """Return the video, with its part if the row is about one: `a.mp4`, NUL, `1.5-3`.
+
+    No video's name holds a NUL, so no part is taken for another video.
+    """
+    if row.start is None and row.end is None:
+        return row.video
+    ends = (
+        "" if second is None else f"{second!r}".removesuffix(".0")
+        for second in (row.start, row.end)
+    )
+    return f"{row.video}\0{'-'.join(ends)}"
 
 
 def _clip_id(video: str) -> str:

@@ -18,6 +18,7 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".3gpp", ".3g2"),
     *(".wmv", ".mts", ".m2ts", ".ts", ".asf", ".divx", ".qt", ".flv", ".ogv", ".gif", ".vob"),
 )
+_ODD = (".null", ".")  # as some of Flickr's files end; part of their names
 _DEPTH = 4  # folders below the root, enough for root/split/recipe/file
 _NAME = re.compile(r"[A-Za-z0-9_.@+-]{1,128}")
 
@@ -33,12 +34,13 @@ class VideoFolder:
         if not root.is_dir():
             raise UserError(f"{root} is no folder; set data.videos to the folder of the videos")
         self.root = root
-        self._by_path: dict[str, Path] = {}
+        self._by_path: dict[str, list[Path]] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_key: dict[str, list[Path]] = {}
         for path in sorted(_files(root, root.resolve(), _DEPTH)):
             relative = path.relative_to(root).as_posix()
-            self._by_path[relative] = self._by_path[without_suffix(relative)] = path
+            for name in {relative, without_suffix(relative)}:
+                self._by_path.setdefault(name, []).append(path)
             stem = without_suffix(path.name)
             for name in {path.name, stem}:
                 self._by_name.setdefault(name, []).append(path)
@@ -59,7 +61,7 @@ class VideoFolder:
             for relative in (name, *(f"{folder}/{name}" for folder in under)):
                 for spelt in (relative, without_suffix(relative)):
                     if spelt in self._by_path:
-                        return self._by_path[spelt]
+                        return _one(spelt, self._by_path[spelt])
         for name in names:
             for spelt in (name, without_suffix(name)):
                 if spelt in self._by_name:
@@ -71,6 +73,12 @@ def without_suffix(name: str) -> str:
     """Return a file name without its suffix, if that is one of a video; ids may hold dots."""
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and stem and f".{suffix.lower()}" in VIDEO_SUFFIXES else name
+
+
+def seconds_in(name: str) -> float | None:
+    """Return how long a clip `NAME_START_END` is, of whole seconds; None for other names."""
+    found = re.search(r"_([0-9]+)_([0-9]+)$", name)
+    return float(int(found[2]) - int(found[1])) if found else None
 
 
 def checked_name(name: str, where: str) -> str:
@@ -97,7 +105,12 @@ def _one(name: str, paths: list[Path]) -> Path:
             f"video {name} is there twice, {first} and {second}; keep one, or set data.videos to "
             "the folder that holds one of each"
         )
-    return min(paths, key=lambda path: (VIDEO_SUFFIXES.index(path.suffix.lower()), path))
+    return min(paths, key=lambda path: ((*VIDEO_SUFFIXES, *_ODD).index(_suffix(path.name)), path))
+
+
+def _suffix(name: str) -> str:
+    """Return what a file name ends with, from its last dot on, in lower case."""
+    return f".{name.rpartition('.')[2].lower()}" if "." in name else ""
 
 
 def _files(folder: Path, top: Path, depth: int) -> Iterator[Path]:
@@ -107,13 +120,16 @@ def _files(folder: Path, top: Path, depth: int) -> Iterator[Path]:
             if entry.name.startswith("."):
                 continue
             path = Path(entry.path)
-            if entry.is_symlink() and not path.resolve().is_relative_to(top):
+            is_folder = path.is_dir() if entry.is_symlink() else entry.is_dir()
+            if not is_folder and _suffix(path.name) not in (*VIDEO_SUFFIXES, *_ODD):
+                continue
+            # unlike `resolve`, this ends where links lead to one another
+            if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(top):
                 raise UserError(
                     f"{path} is a link that leads out of {top}; set data.videos to the folder "
                     "that it leads to"
                 )
-            if entry.is_dir():
-                if depth:
-                    yield from _files(path, top, depth - 1)
-            elif path.suffix.lower() in VIDEO_SUFFIXES:
+            if not is_folder:
                 yield path
+            elif depth:
+                yield from _files(path, top, depth - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,14 @@ Item = dict[str, Tensor]
 Mirrored = tuple[np.ndarray, np.ndarray] | None
 
 
+class Encoded(Protocol):
+    """What a frozen tower made of frames, by clip id."""
+
+    def get(self, clip_id: str) -> tuple[Tensor, Tensor]:
+        """Return features [F, T, D] and which frames are real, bool [F]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Items:
     """One split: frames (or features) by clip, token ids by query and by window."""
@@ -38,6 +47,7 @@ class Items:
     readable: list[int]  # positions of the clips that have frames
     queries_of: list[list[int]]  # positions of the queries of each clip
     words: TextFeatures | None = None  # only where the clips come as features too
+    encoded: Encoded | None = None  # stands for the frames where there is one
 
     @staticmethod
     def build(
@@ -75,10 +85,16 @@ class Items:
             "text_index": torch.tensor(query),
         }
 
-    def video(self, clip: int) -> Item:
-        """Return `frames` uint8 [F, 3, H, W] or the features of a clip and, with OCR, `ocr_ids`."""
+    def video(self, clip: int, *, pixels: bool = False) -> Item:
+        """Return `frames` uint8 [F, 3, H, W] or the features of a clip and, with OCR, `ocr_ids`.
+
+        `frames` [F, T, D] is what a frozen tower made of them, where that was kept, unless `pixels`
+        are asked for.
+        """
         name = self.split.clips[clip].id
-        if isinstance(self.frames, VideoFeatures):
+        if self.encoded is not None and not pixels:
+            item = dict(zip(("frames", "frame_mask"), self.encoded.get(name), strict=True))
+        elif isinstance(self.frames, VideoFeatures):
             item = _tensors(self.frames.features(name))
         else:
             frames, mask = self.frames.get(name)
@@ -141,11 +157,15 @@ class TrainItems(Dataset[Item]):
         self.items, self.seed, self.shift, self.mirrored = items, seed, shift, mirrored
 
     def __getitem__(self, pick: Pick) -> Item:
-        """Return one clip with one caption."""
-        epoch, clip = pick
-        rng = np.random.default_rng((self.seed, epoch, clip))
+        """Return one clip with one caption: a drawn one or, in `turn` t, the t-th of an order."""
+        epoch, clip, *turn = pick
         captions = self.items.queries_of[clip]
-        query = captions[int(rng.integers(len(captions)))]
+        rng = np.random.default_rng((self.seed, epoch, clip, *turn))
+        if turn:
+            order = np.random.default_rng((self.seed, epoch, clip)).permutation(len(captions))
+            query = captions[order[turn[0]]]
+        else:
+            query = captions[int(rng.integers(len(captions)))]
         item = self.items.text(query) | self.items.video(clip)
         if self.mirrored is not None and rng.random() < 0.5:
             ids, mask = self.mirrored

@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 
 from tvr_bench.errors import UserError
 
-Pick = tuple[int, int]  # (epoch, clip position): workers need no state to know the epoch
+Pick = tuple[int, ...]  # (epoch, clip position[, turn]): workers need no state to know the epoch
 
 
 class EpochPlan(Sampler[list[Pick]]):
@@ -58,6 +58,46 @@ class EpochPlan(Sampler[list[Pick]]):
         for k in range(len(self)):
             start = k * self.size + self.rank * share
             yield [(self.epoch, item) for item in flat[start : start + share]]
+
+
+class AllCaptionsPlan(EpochPlan):
+    """An epoch in which every caption of every clip is a sample.
+
+    It goes round by round: in round r all clips that have more than r captions take their turn r,
+    so that a clip does not meet itself in a batch, but where two rounds do.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[int]],
+        captions: Sequence[int],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Take also how many `captions` each clip has, by position."""
+        super().__init__(groups, batch_size, seed, rank, world)
+        self.captions = captions
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch; a last incomplete one is left out."""
+        return sum(self.captions[item] for group in self.groups for item in group) // self.size
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        """Yield this rank's picks of one batch after the other."""
+        flat: list[Pick] = []
+        share = self.size // self.world
+        rounds = max(self.captions[item] for group in self.groups for item in group)
+        for turn in range(rounds):
+            order = np.random.default_rng((self.seed, self.epoch, turn)).permutation(
+                len(self.groups)
+            )
+            items = (item for g in order for item in self.groups[g] if self.captions[item] > turn)
+            flat += [(self.epoch, item, turn) for item in items]
+            while len(flat) >= self.size:
+                yield flat[self.rank * share : (self.rank + 1) * share]
+                del flat[: self.size]
 
 
 def rank_share(items: Sequence[int], rank: int, world: int) -> list[int]:

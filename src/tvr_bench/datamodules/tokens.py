@@ -5,7 +5,7 @@ B texts, L words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,20 +70,41 @@ def build_tokenizer(cfg: Config, captions: Iterable[str]) -> Tokenizer:
     """
     if cfg.backbone.name in ("tiny", "features"):
         return train_tokenizer(captions, cfg.text.vocab, cfg.text.words)
-    from transformers import AutoTokenizer
-
     from tvr_bench.models.layers import cait_bert, clip
 
-    name, weights = cfg.backbone.name, cfg.backbone.weights
-    bert = name == cait_bert.NAME
-    where = cait_bert.text_source(name, weights) if bert else clip.source(name, weights)
-    if (bert and weights) or Path(where).is_dir():
-        return load_tokenizer(Path(where) / "tokenizer.json", cfg.text.words)
+    name, weights, words = cfg.backbone.name, cfg.backbone.weights, cfg.text.words
+    if name == cait_bert.NAME:
+        where = cait_bert.text_source(name, weights)
+        if weights:
+            return load_tokenizer(Path(where) / "tokenizer.json", words)
+        return _of_hub(where, words, lambda error: cait_bert.missing(name, where, error))
+    where = clip.text_source(name, weights)
+    if weights and clip.is_file(weights):
+        return _beside(name, weights, where, words)
+    if Path(where).is_dir():
+        return load_tokenizer(Path(where) / "tokenizer.json", words)
+    return _of_hub(where, words, lambda error: clip.missing(name, where, error))
+
+
+def _beside(name: str, weights: str, where: str, words: int) -> Tokenizer:
+    """Return the tokenizer of a file of weights, which brings none; it must be CLIP's."""
+    from tvr_bench.models.layers import clip
+
+    if not Path(where).is_dir():
+        return _of_hub(where, words, lambda error: clip.missing_tokenizer(name, weights, error))
+    tokenizer = load_tokenizer(path := Path(where) / "tokenizer.json", words)
+    if any(tokenizer.token_to_id(token) is None for token in clip.ENDS):
+        raise clip.missing_tokenizer(name, weights, ValueError(f"{path} is another model's"))
+    return tokenizer
+
+
+def _of_hub(where: str, words: int, missing: Callable[[BaseException], UserError]) -> Tokenizer:
+    from transformers import AutoTokenizer
+
     try:
-        backend = AutoTokenizer.from_pretrained(where).backend_tokenizer
+        return _shaped(AutoTokenizer.from_pretrained(where).backend_tokenizer, words)
     except (OSError, ValueError) as error:
-        raise (cait_bert if bert else clip).missing(name, where, error) from error
-    return _shaped(backend, cfg.text.words)
+        raise missing(error) from error
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -35,13 +35,14 @@ class RetrievalEvaluation(pl.Callback):
         *,
         two_stage: int | None = None,
         parity: str = "none",
+        v2t: str = "caption",
         keep_scores: bool = False,
         keep_features: bool = False,
     ) -> None:
         """Take the block (texts, videos), the largest matrix in 10^9 bytes and what to keep.
 
-        `two_stage` and `parity` are those of the configuration's `eval`. Raises UserError for a
-        parity without two stages.
+        `two_stage`, `parity` and `v2t` are those of the configuration's `eval`. Raises UserError
+        for a parity without two stages.
         """
         if parity != "none" and two_stage is None:
             raise UserError(
@@ -49,7 +50,7 @@ class RetrievalEvaluation(pl.Callback):
                 "eval.parity=none"
             )
         self.block, self.max_matrix_gb = block, max_matrix_gb
-        self.two_stage, self.parity = two_stage, parity
+        self.two_stage, self.parity, self.v2t = two_stage, parity, v2t
         self.keep_scores, self.keep_features = keep_scores, keep_features
         self.results: dict[str, EvaluationResult] = {}
         self._metric: RetrievalMetric | None = None
@@ -145,6 +146,7 @@ class RetrievalEvaluation(pl.Callback):
             keep_scores=self.keep_scores,
             keep_features=self.keep_features,
             stages=self._stages(trainer, pl_module),
+            v2t=self.v2t,
         ).to(pl_module.device)
 
     def _stages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Stages | None:

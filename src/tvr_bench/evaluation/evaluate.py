@@ -28,6 +28,7 @@ from tvr_bench.evaluation.scoring import (
     StageCost,
     matrix_gb,
     rank_both,
+    rank_grouped,
 )
 from tvr_bench.evaluation.two_stage import Stages, list_gb, search
 
@@ -114,12 +115,14 @@ def evaluate_features(
     max_matrix_gb: float | None = None,
     keep_scores: bool = False,
     stages: Stages | None = None,
+    v2t: str = "caption",
 ) -> EvaluationResult:
     """Return the result of N texts against M clips, from features in the order of the split.
 
     `video` has the V clips that are not in `failed`. Above `max_matrix_gb` (10^9 bytes) no matrix
     is kept, only ranks: they are the same. With `stages` the search has two stages, and `block`
-    bounds only how many pairs are scored at once. Raises UserError where features and split do not
+    bounds only how many pairs are scored at once. `v2t` says how many captions of a clip compete:
+    each by itself (`caption`) or as one (`group`). Raises UserError where features and split do not
     fit, and where the candidates of two stages do not fit in `max_matrix_gb`.
     """
     start = time.perf_counter()
@@ -140,7 +143,7 @@ def evaluate_features(
     wanted = torch.cat([torch.arange(len(gold)), rows]), torch.cat([gold, columns])
     if stages is not None:
         _check_room(stages, len(gold), len(present), max_matrix_gb)
-    found = _find(stages, made, gold, wanted, present, keep=fits)
+    found = _find(stages, made, gold, wanted, present, keep=fits, grouped=v2t == "group")
     ranked = _rank(found, gold, rows)
     return EvaluationResult(
         split=name,
@@ -202,10 +205,16 @@ def _find(
     present: Tensor,
     *,
     keep: bool,
+    grouped: bool,
 ) -> Found:
     """Return what a search of everything, or one in two stages, finds."""
     if stages is None:
-        return _exhaustive(made, gold, wanted, keep=keep)
+        return _exhaustive(made, gold, wanted, keep=keep, grouped=grouped)
+    if grouped and stages.parity == "none":
+        raise UserError(
+            "eval.v2t=group ranks all captions of all videos, which a search in two stages does "
+            "not score; set eval.two_stage=null, or eval.v2t=caption"
+        )
     return search(
         stages,
         *(made.text, made.video, gold, wanted, present),
@@ -214,12 +223,16 @@ def _find(
     )
 
 
-def _exhaustive(made: BlockScores, gold: Tensor, wanted: Pairs, *, keep: bool) -> Found:
+def _exhaustive(
+    made: BlockScores, gold: Tensor, wanted: Pairs, *, keep: bool, grouped: bool
+) -> Found:
     """Return what the scores of all pairs say; `wanted` are gathered in one pass."""
     matrix = made.matrix() if keep else None
     scores = made if matrix is None else MatrixScores(matrix)
     values = scores.gather(*wanted)
     t2v, v2t = rank_both(scores, gold, values[: len(gold)])
+    if grouped:
+        v2t = rank_grouped(scores, gold)
     absent = made.shape[0] * (made.shape[1] - len(made.columns))
     return Found(
         values=values,

@@ -49,6 +49,7 @@ class RetrievalMetric(Metric):
         keep_scores: bool = False,
         keep_features: bool = False,
         stages: Stages | None = None,
+        v2t: str = "caption",
         **kwargs: Any,
     ) -> None:
         """Take what `evaluate_features` takes; `keep_features` keeps them in the result."""
@@ -57,7 +58,7 @@ class RetrievalMetric(Metric):
         self.failed = frozenset(failed)
         self.block, self.max_matrix_gb = block, max_matrix_gb
         self.keep_scores, self.keep_features = keep_scores, keep_features
-        self.stages = stages
+        self.stages, self.v2t = stages, v2t
         self.result: EvaluationResult | None = None
         for kind in KINDS:
             for part in PARTS:
@@ -127,6 +128,7 @@ class RetrievalMetric(Metric):
             max_matrix_gb=self.max_matrix_gb,
             keep_scores=self.keep_scores,
             stages=self.stages,
+            v2t=self.v2t,
         )
         if self.keep_features:
             self.result.text = {name: tensor.cpu() for name, tensor in text.items()}

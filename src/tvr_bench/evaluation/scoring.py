@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.counting import count_nan, count_rows
-from tvr_bench.evaluation.ranks import Floats, Ranks, best_gold
+from tvr_bench.evaluation.ranks import Floats, Ranks, best_gold, rank_pairs
 
 Features = dict[str, Tensor]  # every tensor is [items, ...]
 Similarity = Callable[[Features, Features], Tensor]
@@ -73,6 +73,10 @@ class PairScores(Protocol):
 
     def gather(self, texts: Tensor, videos: Tensor) -> Tensor:
         """Return the scores of some pairs, float32 [K] on the CPU."""
+        ...
+
+    def best_of(self, group: Tensor, groups: int) -> Tensor:
+        """Return the best score of each of G groups of texts with each video, float32 [G, M]."""
         ...
 
     def count(self, by_text: Tensor, by_video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -145,6 +149,16 @@ class BlockScores:
             matrix[texts, self.columns[videos]] = self.score(texts, videos).cpu()
         return matrix
 
+    def best_of(self, group: Tensor, groups: int) -> Tensor:
+        """Return the best score of each of G groups of texts with each video, float32 [G, M].
+
+        `group` int64 [N] is each text's. NaN where no text of the group has a number.
+        """
+        best = torch.full((groups, self.shape[1]), -torch.inf)
+        for texts, videos in self.blocks():
+            _raise(best, group[texts], self.columns[videos], self.score(texts, videos).cpu())
+        return best.masked_fill(best == -torch.inf, torch.nan)
+
     def gather(self, texts: Tensor, videos: Tensor) -> Tensor:
         """Return the scores of some pairs, float32 [K] on the CPU; blocks without one are skipped.
 
@@ -193,6 +207,15 @@ class MatrixScores:
         """Take the matrix as it is, without a copy."""
         self.matrix = matrix
         self.shape = (matrix.shape[0], matrix.shape[1])
+
+    def best_of(self, group: Tensor, groups: int) -> Tensor:
+        """Return the best score of each of G groups of texts with each video, float32 [G, M].
+
+        `group` int64 [N] is each text's. NaN where no text of the group has a number.
+        """
+        best = torch.full((groups, self.shape[1]), -torch.inf)
+        _raise(best, group, torch.arange(self.shape[1]), self.matrix.float().cpu())
+        return best.masked_fill(best == -torch.inf, torch.nan)
 
     def gather(self, texts: Tensor, videos: Tensor) -> Tensor:
         """Return the scores of some pairs, float32 [K] on the CPU."""
@@ -261,6 +284,17 @@ def rank_both(
     )
 
 
+def rank_grouped(scores: PairScores, gold: Tensor) -> Ranks:
+    """Return the ranks video-to-text [M] where a clip's texts compete as one, by their best score.
+
+    `gold` int64 [N] is the video of each text. This is how CLIP4Clip and its kin rank; a video
+    without a text has the last rank.
+    """
+    clips, group = gold.unique(return_inverse=True)
+    best = scores.best_of(group, len(clips))
+    return rank_pairs(best.T, clips, torch.arange(len(clips)))
+
+
 def matrix_gb(texts: int, videos: int) -> float:
     """Return the size of a float32 matrix of scores in 10^9 bytes."""
     return texts * videos * 4 / 1e9
@@ -282,6 +316,14 @@ def _items(features: Features, side: str) -> int:
     if len(set(lengths.values())) != 1:
         raise UserError(f"{side} features must share their first dimension, but have {lengths}")
     return next(iter(lengths.values()))
+
+
+def _raise(best: Tensor, group: Tensor, videos: Tensor, scores: Tensor) -> None:
+    """Raise `best` [G, M] to the scores [n, m] of texts of `group` [n] with `videos` [m]."""
+    numbers = scores.masked_fill(scores.isnan(), -torch.inf)
+    found = torch.full((len(best), len(videos)), -torch.inf)
+    found.scatter_reduce_(0, group[:, None].expand_as(numbers), numbers, "amax")
+    best[:, videos] = torch.maximum(best[:, videos], found)
 
 
 def _part(features: Features, items: slice) -> Features:

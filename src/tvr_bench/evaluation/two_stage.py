@@ -40,6 +40,7 @@ from tvr_bench.evaluation.scoring import (
     MatrixScores,
     PairScores,
     StageCost,
+    rank_grouped,
 )
 
 PARITIES = ("none", "eercf")
@@ -266,17 +267,8 @@ def _rank_as_released(
     scores = torch.full((len(gold), len(present)), torch.nan)
     boosted = (scale * first).scatter_(1, order.items, _BONUS + scale * order.fine)
     scores[:, present] = boosted
-    clips, group = gold.unique(return_inverse=True)
-    lowest = torch.full((len(clips), len(present)), -torch.inf)
-    best = lowest.scatter_reduce(
-        0,
-        group[:, None].expand_as(scores),
-        scores.masked_fill(scores.isnan(), -torch.inf),
-        "amax",
-    )
-    best = best.masked_fill(best == -torch.inf, torch.nan)
     t2v = rank_pairs(scores, torch.arange(len(gold)), gold)
-    return scores[wanted], t2v, rank_pairs(best.T, clips, torch.arange(len(clips)))
+    return scores[wanted], t2v, rank_grouped(MatrixScores(scores), gold)
 
 
 def _join(by_text: Candidates, by_video: Candidates, searching: Tensor) -> Tensor:

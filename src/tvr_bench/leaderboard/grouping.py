@@ -17,7 +17,7 @@ from tvr_bench import config
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.record import Record
-from tvr_bench.schema import MACHINE, PLACES
+from tvr_bench.schema import FOLDERS, MACHINE, PLACES
 
 CONFIG_FILE = "config.yaml"
 _LARGEST_CONFIG = 1_000_000  # bytes
@@ -25,15 +25,15 @@ _MOST_KEYS = 2_000
 # A run's settings without its seed, its folders and what only the machine has to do with. Matched
 # in the text, which `to_yaml` always writes alike: parsing a thousand of them takes seconds.
 _OF_THE_RUN = re.compile(
-    rf"^(?:seed|{'|'.join(PLACES)}):.*\n(?:[ -].*\n)*|^  (?:{'|'.join(MACHINE)}):.*\n",
+    rf"^(?:seed|{'|'.join(PLACES)}):.*\n(?:[ -].*\n)*|^  (?:{'|'.join((*FOLDERS, *MACHINE))}):.*\n",
     re.MULTILINE,
 )
 _OF_TWO_STAGES = re.compile(r"^ +\w*(?:two_stage|top_k)\w*:.*\n", re.MULTILINE)
 # settings that columns of their own show, or the protocol
 _SHOWN = (
-    *("track", "model.name", "backbone.name", "ocr.enabled", "ocr.engine"),
+    *("track", "model.name", "backbone.name", "ocr.enabled", "ocr.engine", "ocr.source"),
     *("video.frames", "video.size", "text.words", "eval.selection", "eval.frames"),
-    *("eval.captions", "eval.two_stage", "eval.parity"),
+    *("eval.captions", "eval.two_stage", "eval.parity", "eval.v2t"),
 )
 
 _CAPTIONS = {
@@ -65,6 +65,8 @@ def protocol_key(record: Record) -> str:
         parts.append(f"top{p.two_stage}")
     if p.parity != "none":
         parts.append(f"as {p.parity} ranks")
+    if p.v2t != "caption":
+        parts.append("captions grouped")
     if record.data.missing_ids:
         parts.append(f"{len(record.data.missing_ids)}missing")
     return "|".join(parts)
@@ -78,6 +80,7 @@ def protocol_words(record: Record) -> list[str]:
         f"scores post-processed ({p.postprocess})": p.postprocess != "none",
         f"two stages, the model scores the top {p.two_stage}": p.two_stage is not None,
         f"ranked as the released code of {p.parity}, for comparison only": p.parity != "none",
+        "video to text, a video's captions compete as one": p.v2t == "group",
         f"{missing} missing videos count as misses": missing > 0,
     }
     return [

@@ -84,9 +84,13 @@ class DataInfo(_Part):
 
 
 class OcrInfo(_Part):
-    """Whether and how the model was given scene text."""
+    """Whether and how the model was given scene text.
+
+    `source` is engine, or which kind of files of text that others read; `engine` is its name then.
+    """
 
     enabled: bool
+    source: Literal["engine", "kwai", "tracks"] = "engine"
     engine: str = ""
     windows: Count = 0
     xi: float = 1.0
@@ -99,7 +103,8 @@ class Protocol(_Part):
     `ocr` is a model's input, like its frames' motion, and not a rule of the test.
     `track` is controlled (the same towers and schedule for every model) or paper (the model's own);
     `resolution` is (height, width), `two_stage` the k of a second stage over the top k. A `parity`
-    repeats how a paper's released code ranks, for comparison with its numbers only.
+    repeats how a paper's released code ranks, for comparison with its numbers only. `v2t` says how
+    the many captions of a video compete: each by itself, or as a group by their best score.
     """
 
     split: str
@@ -112,6 +117,7 @@ class Protocol(_Part):
     postprocess: Literal["none", "dsl", "qbnorm"] = "none"
     two_stage: Count | None = None
     parity: Literal["none", "eercf"] = "none"
+    v2t: Literal["caption", "group"] = "caption"
     ocr: OcrInfo = OcrInfo(enabled=False)
 
 

@@ -3,7 +3,8 @@
 A shard's name is a hash of the settings and of every clip's id, span and file fingerprint, so a
 changed clip or setting makes a new shard, and a copied or freshly cloned tree keeps its own. A clip
 that cannot be read is remembered in its shard with the reason and put on the ledger by every build,
-the ones that find the shard ready too. Nothing takes its place.
+the ones that find the shard ready too. Nothing takes its place. A clip that took too long or ended
+its process is tried again once `timeout` is another one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, file_fingerprint, settings_hash
+from tvr_bench.media.demux import lost
 from tvr_bench.media.frameshard import (
     DamagedShard,
     ShardFile,
@@ -27,8 +29,9 @@ from tvr_bench.media.frameshard import (
     open_shard,
     write_shard,
 )
-from tvr_bench.media.resize import METHODS
+from tvr_bench.media.resize import CROPS, METHODS
 from tvr_bench.media.video import VideoError, open_video, segment_centres
+from tvr_bench.parts import WHOLE, Part
 from tvr_bench.shards import Shard, run_shards
 
 if TYPE_CHECKING:
@@ -46,21 +49,31 @@ class FrameSpec:
     """Which frames to keep: `frames` per clip, `size` (height, width), how resized and stored.
 
     Frames are taken at the centres of equal segments of the clip. `codec` is `raw` (exact, mapped
-    straight from disk) or `jpeg` (quality 90, about a twentieth of the bytes). Raises `UserError`
-    for values that mean nothing.
+    straight from disk) or `jpeg` (quality 90, about a twentieth of the bytes). A worker process may
+    take `timeout` seconds for a clip, None: any time. Raises `UserError` for values that mean
+    nothing.
     """
 
     frames: int
     size: tuple[int, int]
     resize: str = "fast"
     codec: str = "raw"
+    crop: str = "none"
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.frames < 1 or min(self.size) < 1:
             raise UserError(f"frames and size must be positive, got {self.frames}, {self.size}")
-        for value, known in ((self.resize, METHODS), (self.codec, CODECS)):
+        for value, known in (self.resize, METHODS), (self.codec, CODECS), (self.crop, CROPS):
             if value not in known:
                 raise UserError(f"'{value}' is not one of {', '.join(known)}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides what is kept; a crop is named where there is one."""
+        values = asdict(self)
+        del values["timeout"]
+        return values if self.crop != "none" else {k: v for k, v in values.items() if k != "crop"}
 
     @property
     def clip_bytes(self) -> int:
@@ -87,6 +100,10 @@ class FrameStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # a worker maps the files itself
+
+    def shards(self) -> list[tuple[str, list[str]]]:
+        """Return the name of each file, which follows from what it holds, and its clips' ids."""
+        return [(shard.path.stem, shard.ids) for shard in self._shards]
 
     @property
     def nbytes(self) -> int:
@@ -125,20 +142,21 @@ def build_frames(
     ledger: Ledger,
     shard_size: int = 64,
     check: bool = True,
+    part: Part = WHOLE,
 ) -> FrameStore:
     """Decode what is not cached under `root` yet and return the store of all readable `clips`.
 
     Each clip that is not in the store is on `ledger`, stage "frames". A cached shard is read and
     checked against its checksum first, and built again where it is damaged; `check=False` leaves
-    that out, for a rank that comes after the one that built. Raises `UserError` where two clips
-    share an id.
+    that out, for a rank that comes after the one that built. With a
+    `part` the store holds that part's clips alone. Raises `UserError` where two clips share an id.
     """
-    shards = _plan(clips, spec, root, shard_size)
+    shards = part.of(_plan(clips, spec, root, shard_size))
     for shard in shards:
-        if check and shard.output.exists() and not _is_whole(shard.output):
-            _log.warning("cached frames are damaged, building them again: %s", shard.output)
-            shard.output.unlink()
-    run_shards("decode frames", shards, partial(_build, spec=spec), workers=workers)
+        if check and shard.output.exists() and not _is_usable(shard.output, spec):
+            shard.output.unlink(missing_ok=True)
+    work = partial(_build, spec=spec)
+    run_shards("decode frames", shards, work, workers=workers, timeout=spec.timeout)
     files = [open_shard(shard.output) for shard in shards]
     paths = {clip.id: str(clip.path) for clip in clips}
     for failure in (f for file in files for f in file.failures):
@@ -169,28 +187,40 @@ def _fingerprint(path: Path) -> str:
 
 def _shard(items: Sequence[tuple[Clip, str]], spec: FrameSpec, root: Path) -> Shard:
     content = [[c.id, print_, c.start, c.end] for c, print_ in items]
-    name = settings_hash([_VERSION, asdict(spec), content])
+    name = settings_hash([_VERSION, spec.settings, content])
     return Shard(root / f"frames-{name}.safetensors", tuple(clip for clip, _ in items))
 
 
 def _build(shard: Shard, tick: Callable[[], None], *, spec: FrameSpec) -> None:
     """Decode the clips of one shard and write its file."""
     rows: dict[str, np.ndarray] = {}
-    failures: list[dict[str, str]] = []
-    for clip in shard.items:
+    failures: list[dict[str, Any]] = []
+    for position, clip in enumerate(shard.items):
         try:
+            if reason := shard.lost.get(position):
+                raise lost(clip.path, reason)
             rows[clip.id] = _read(clip, spec)
         except UserError as error:
             failures.append({"id": clip.id, "message": str(error)})
+            if position in shard.lost:
+                failures[-1]["limit"] = spec.timeout
         tick()
-    write_shard(shard.output, asdict(spec), rows, failures)
+    write_shard(shard.output, spec.settings, rows, failures)
 
 
 def _read(clip: Clip, spec: FrameSpec) -> np.ndarray:
     """Return uint8 [F, H, W, 3], the frames of one clip; raises `UserError`."""
     with open_video(clip.path) as video:
         times = segment_centres(video.duration, spec.frames, clip.start, clip.end)
-        return video.read(times, spec.size, spec.resize)
+        return video.read(times, spec.size, spec.resize, spec.crop)
+
+
+def _is_usable(path: Path, spec: FrameSpec) -> bool:
+    """Say whether a shard is what was written, and nothing in it is worth another try."""
+    if not _is_whole(path):
+        _log.warning("cached frames are damaged, building them again: %s", path)
+        return False
+    return all(f.get("limit", spec.timeout) == spec.timeout for f in open_shard(path).failures)
 
 
 def _is_whole(path: Path) -> bool:

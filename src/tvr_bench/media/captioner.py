@@ -15,14 +15,18 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, atomic_write, file_fingerprint, settings_hash
-from tvr_bench.media.ocr import OcrEngine, create_engine, engine_version
+from tvr_bench.media.demux import lost
+from tvr_bench.media.ocr import OcrEngine, Polygon, TextBox, create_engine, engine_version
 from tvr_bench.media.reading import SceneText, read_texts
 from tvr_bench.media.video import VideoError, probe, read_frames
 from tvr_bench.media.windows import Span, Window, WindowSpec, read_times, window_spans
-from tvr_bench.shards import Shard, run_shards
+from tvr_bench.parts import WHOLE, Part
+from tvr_bench.shards import Shard, Tick, run_shards
 
 __all__ = ["Window", "WindowSpec", "build_windows", "read_windows", "window_spans"]
 
@@ -72,19 +76,24 @@ def build_windows(
     *,
     workers: int = 0,
     ledger: Ledger,
+    part: Part = WHOLE,
 ) -> dict[str, list[str]]:
     """Return the W captions of each clip by its id, reading only what was never read before.
 
     A clip that cannot be read is absent and has a line in the ledger. `workers` processes share
-    the work, 0 is this process. Raises UserError where the engine or its models are missing.
+    the work, 0 is this process.
+    With a `part` only that part's clips are read. Raises UserError where the engine or its models
+    are missing.
     """
     folder = root / _settings(spec)
     keys = _keys(clips, ledger)
-    known = _load(folder, retry=True)
-    todo = {keys[c.id]: c for c in clips if c.id in keys and keys[c.id] not in known}
+    known = _load(folder, retry=lambda record: _is_worth_another_try(record, spec))
+    mine = [clip for clip in clips if clip.id in keys and part.holds(keys[clip.id])]
+    todo = {keys[clip.id]: clip for clip in mine if keys[clip.id] not in known}
     if todo:
         shards = _shards(folder, list(todo.items()), workers)
-        run_shards("read scene text", shards, partial(_read_shard, spec=spec), workers=workers)
+        work = partial(_read_shard, spec=spec)
+        run_shards("read scene text", shards, work, workers=workers, timeout=spec.timeout)
         known |= _load(folder)
     captions = {}
     for clip in clips:
@@ -99,6 +108,7 @@ def build_windows(
 def _settings(spec: WindowSpec) -> str:
     """Return the hash of all that decides what is read from a clip, the models' content too."""
     values = asdict(spec) | {"weights": engine_version(spec.engine, spec.weights)}
+    del values["timeout"]
     return settings_hash({"code": _VERSION, **values})
 
 
@@ -107,6 +117,8 @@ def _keys(clips: Iterable[Clip], ledger: Ledger) -> dict[str, str]:
     keys = {}
     for clip in clips:
         try:
+            if clip.path.exists() and not clip.path.is_file():
+                raise OSError(f"{clip.path} is no regular file")  # reading a FIFO would hang
             content = file_fingerprint(clip.path)
         except OSError as error:
             ledger.add(id=clip.id, path=str(clip.path), stage="ocr", error=error)
@@ -115,15 +127,23 @@ def _keys(clips: Iterable[Clip], ledger: Ledger) -> dict[str, str]:
     return keys
 
 
-def _load(folder: Path, *, retry: bool = False) -> dict[str, Record]:
-    """Return all records; `retry` first forgets failures that do not lie in a file's content."""
+def _is_worth_another_try(record: Record, spec: WindowSpec) -> bool:
+    """Whether a failure does not lie in the file, or another time limit may end otherwise."""
+    return not record.get("lasting", True) or record.get("limit", spec.timeout) != spec.timeout
+
+
+def _load(folder: Path, *, retry: Callable[[Record], bool] | None = None) -> dict[str, Record]:
+    """Return all records; those that `retry` picks are forgotten first."""
     records: dict[str, Record] = {}
     for file in sorted(folder.glob("*.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        kept = {key: r for key, r in found.items() if r.get("lasting", True)}
-        if retry and len(kept) < len(found):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # another process has just written it anew
+            continue
+        kept = {key: r for key, r in found.items() if not (retry and retry(r))}
+        if len(kept) < len(found):
             atomic_write(_shard_path(folder, kept), json.dumps(kept))
-            file.unlink()
+            file.unlink(missing_ok=True)
             found = kept
         records |= found
     return records
@@ -140,11 +160,16 @@ def _shards(folder: Path, items: list[tuple[str, Clip]], workers: int) -> list[S
     return [Shard(_shard_path(folder, (key for key, _ in group)), group) for group in groups]
 
 
-def _read_shard(shard: Shard, tick: Callable[[], None], *, spec: WindowSpec) -> None:
-    engine = _engine(spec.engine, spec.side, spec.weights)
-    records = {}
-    for key, clip in shard.items:
-        records[key] = _read_clip(clip, spec, engine)
+def _read_shard(shard: Shard, tick: Tick, *, spec: WindowSpec) -> None:
+    engine = _Timed(_engine(spec.engine, spec.side, spec.weights), tick)
+    tick.more(1)  # opening the engine is no clip's fault
+    records: dict[str, Record] = {}
+    for position, (key, clip) in enumerate(shard.items):
+        if reason := shard.lost.get(position):
+            message = str(lost(clip.path, reason))
+            records[key] = {"error": message, "exception": "VideoError", "limit": spec.timeout}
+        else:
+            records[key] = _read_clip(clip, spec, engine)
         tick()
     atomic_write(shard.output, json.dumps(records))
 
@@ -153,6 +178,30 @@ def _read_shard(shard: Shard, tick: Callable[[], None], *, spec: WindowSpec) -> 
 def _engine(name: str, side: int, weights: str | None) -> OcrEngine:
     """Return this process's engine; opening one takes as long as reading several clips."""
     return create_engine(name, side=side, weights=weights)
+
+
+class _Timed:
+    """An engine that is given the time limit anew for the pictures of each call: it may be slow."""
+
+    def __init__(self, engine: OcrEngine, tick: Tick) -> None:
+        self.name, self.version = engine.name, engine.version
+        self._engine = engine
+        self._tick = tick
+
+    def detect(self, frames: Sequence[np.ndarray]) -> list[list[Polygon]]:
+        """Return the text lines of each frame."""
+        self._tick.more(len(frames))
+        return self._engine.detect(frames)
+
+    def recognise(self, crops: Sequence[np.ndarray]) -> list[tuple[str, float]]:
+        """Return the text and the score of each crop."""
+        self._tick.more(len(crops))
+        return self._engine.recognise(crops)
+
+    def read(self, frame: np.ndarray) -> list[TextBox]:
+        """Return every line of one frame."""
+        self._tick.more(1)
+        return self._engine.read(frame)
 
 
 def _read_clip(clip: Clip, spec: WindowSpec, engine: OcrEngine) -> Record:

@@ -13,13 +13,18 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from tvr_bench.errors import UserError
+from tvr_bench.media.boxes import why_unsafe
 
+_MAX_PIXELS = 1 << 24  # of one frame; a tiny file can ask for gigabytes
+_MAX_SIDE = 1 << 14  # of one frame, in pixels
+_MAX_STREAMS = 256  # pictures, sounds, subtitles and fonts of one file
 # Playlists (hls, concat) can open other files, so only formats that hold their own frames are read.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,gif",
+    "probesize": str(8 << 20),  # bytes looked at to find out what the streams are
+    "max_pixels": str(_MAX_PIXELS),  # for the decoders that look
 }
-_MAX_PIXELS = 1 << 24  # of one frame; a tiny file can ask for gigabytes
 
 
 class VideoError(UserError):
@@ -30,6 +35,14 @@ def unreadable(path: Path, cause: str) -> VideoError:
     """Return the error that says why the clip at `path` cannot be read, in one line."""
     line = f"{path}: {cause}. Replace or re-encode the file, or leave the clip out."
     return VideoError(" ".join(line.split()))
+
+
+def lost(path: Path, reason: str) -> VideoError:
+    """Return the error of a clip whose reading `reason`, in a worker process."""
+    return VideoError(
+        f"{path}: reading it {reason}. Re-encode the file, leave the clip out, or set another "
+        "video.timeout to try it again."
+    )
 
 
 @contextmanager
@@ -45,6 +58,14 @@ def naming(path: Path) -> Iterator[None]:
         raise unreadable(path, cause) from error
 
 
+def _opened(path: Path) -> InputContainer:
+    try:
+        return av.open(str(path.absolute()), options=_OPEN_OPTIONS)
+    except av.error.ArgumentError as error:  # what FFmpeg says of a format that it may not read
+        kinds = "MP4, MOV, MKV, WebM, AVI, MPEG, GIF"
+        raise unreadable(path, f"not a video of a kind that is read here ({kinds})") from error
+
+
 @contextmanager
 def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open `path` and yield the container and its main video stream, ready to decode.
@@ -53,15 +74,22 @@ def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise unreadable(path, "not a regular file")  # opening a FIFO would wait for ever
-    with av.open(str(path.absolute()), options=_OPEN_OPTIONS) as container:
+    if cause := why_unsafe(path):
+        raise unreadable(path, cause)
+    with _opened(path) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise unreadable(path, "no video stream")
         codec = stream.codec_context
         if codec is None or not stream.time_base:
             raise unreadable(path, "no decoder for the video stream, or no clock in it")
-        if codec.width * codec.height > _MAX_PIXELS:
-            raise unreadable(path, f"frames of {codec.width}x{codec.height} are too large")
+        if len(container.streams) > _MAX_STREAMS:
+            raise unreadable(path, f"more than {_MAX_STREAMS} streams")
+        width, height = codec.width, codec.height
+        if not width * height:
+            raise unreadable(path, f"its frames have no size, or more than {_MAX_PIXELS:,} pixels")
+        if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
+            raise unreadable(path, f"frames of {width}x{height} are too large")
         codec.thread_type, codec.thread_count = "NONE", 1
         # Without "explode" the decoders conceal damage and hand over invented pixels.
         codec.options = {"max_pixels": str(_MAX_PIXELS), "err_detect": "explode"}

@@ -45,8 +45,10 @@ class ShardFile:
         return list(self.manifest["ids"])
 
     @property
-    def failures(self) -> list[dict[str, str]]:
-        """The clips that could not be read: id, exception, message."""
+    def failures(self) -> list[dict[str, Any]]:
+        """The clips that could not be read: id, message, and `limit` for one that took a worker
+        with it: the seconds that it was allowed.
+        """
         return list(self.manifest["failures"])
 
     def tensor(self, name: str) -> np.ndarray:
@@ -71,7 +73,7 @@ def write_shard(
     path: Path,
     settings: dict[str, Any],
     rows: dict[str, np.ndarray],
-    failures: Sequence[dict[str, str]],
+    failures: Sequence[dict[str, Any]],
 ) -> None:
     """Write the frames of `rows` (clip id -> uint8 [F, H, W, 3]) as a whole file or none."""
     manifest: dict[str, Any] = {

@@ -31,6 +31,7 @@ _BATCH_PIXELS = 150_000  # of frames detected at once; more gains nothing on a C
 _SQUEEZE = 0.75  # of a long line's width on the first reading
 _SHORT = 144  # pixels: lines up to here are not squeezed
 _SURE = 0.9  # least character probability of a line that needs no second reading
+_WIDE = 320  # pixels: the model was trained on lines padded to this, and reads short ones best so
 _JUNK = 0.3  # scores up to here deserve none
 _SPACE = 0.1
 _THRESHOLD = 0.3  # of the text probability map
@@ -44,12 +45,17 @@ Session = Callable[[np.ndarray], np.ndarray]
 class Engine(LineReader):
     """The default engine: offline, about 10 ms for a small frame and 10 ms for a word on one core.
 
-    Raises UserError where the package or its models are missing; nothing is ever downloaded.
+    Raises UserError where the package or its models are missing, or for `half`, which these models
+    do not have; nothing is ever downloaded.
     """
 
     name = "rapidocr"
 
-    def __init__(self, *, side: int = 960, weights: str | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, *, side: int = 960, weights: str | None = None, threads: int = 1, half: bool = False
+    ) -> None:
+        if half:
+            raise UserError("half precision is for easyocr; leave it out with ocr.engine=rapidocr")
         self.side = side
         self.version = version(weights)
         library = _open_library(_find_models(weights), threads)
@@ -83,20 +89,20 @@ class Engine(LineReader):
     def recognise(self, crops: Sequence[np.ndarray]) -> list[tuple[str, float]]:
         """Return the text and the mean character probability of each crop.
 
-        Time goes with width: long lines are read squeezed, and again where a character is unsure.
+        Time goes with width: lines are read squeezed and with little padding, and where a
+        character is unsure again, as the model was trained.
         """
-        read = self._recognise(crops, _SQUEEZE)
+        read = self._recognise(crops, _SQUEEZE, _STEP)
         unsure = [
-            i
-            for i, reading in enumerate(read)
-            if reading.weakest < _SURE and _full_width(crops[i]) > _SHORT and reading.score > _JUNK
+            i for i, first in enumerate(read) if first.weakest < _SURE and first.score > _JUNK
         ]
-        for i, again in zip(unsure, self._recognise([crops[i] for i in unsure], 1.0), strict=True):
+        second = self._recognise([crops[i] for i in unsure], 1.0, _WIDE)
+        for i, again in zip(unsure, second, strict=True):
             read[i] = max(read[i], again, key=lambda reading: reading.weakest)
         return [(reading.text, reading.score) for reading in read]
 
-    def _recognise(self, crops: Sequence[np.ndarray], squeeze: float) -> list[_Reading]:
-        lines = [_line(crop, squeeze) for crop in crops]
+    def _recognise(self, crops: Sequence[np.ndarray], squeeze: float, least: int) -> list[_Reading]:
+        lines = [_line(crop, squeeze, least) for crop in crops]
         order = sorted(range(len(lines)), key=lambda i: lines[i].shape[2])
         read: dict[int, _Reading] = {}
         for batch in _equal_widths(order, lines):
@@ -192,15 +198,12 @@ def _normalise(image: np.ndarray) -> np.ndarray:
     return image[:, :, ::-1].transpose(2, 0, 1).astype(np.float32) * (2 / 255) - 1
 
 
-def _full_width(crop: np.ndarray) -> float:
-    return _HEIGHT * crop.shape[1] / crop.shape[0]
-
-
-def _line(crop: np.ndarray, squeeze: float) -> np.ndarray:
-    """Return a crop as a recogniser line, float32 [3, 48, W], padded on the right with grey."""
-    full = _full_width(crop)
+def _line(crop: np.ndarray, squeeze: float, least: int) -> np.ndarray:
+    """Return a crop as a recogniser line, float32 [3, 48, W], W >= `least`, its right side grey."""
+    full = _HEIGHT * crop.shape[1] / crop.shape[0]
     wanted = math.ceil(min(_MAX_WIDTH, max(full * squeeze, min(full, _SHORT), _STEP)))
-    line = np.zeros((3, _HEIGHT, math.ceil(wanted / _STEP) * _STEP), np.float32)
+    width = max(least, math.ceil(wanted / _STEP) * _STEP)
+    line = np.zeros((3, _HEIGHT, width), np.float32)
     line[:, :, :wanted] = _normalise(cv2.resize(crop, (wanted, _HEIGHT)))
     return line
 

@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 from tvr_bench.media.demux import open_stream, unreadable
 
 _MAX_PACKETS = 1_000_000  # nine hours at 30 frames per second
+_MAX_SECONDS = 172_800  # two days; a longer clock is a broken one
 _KEEP_BYTES = 256 << 20  # a larger stream is read from disk a second time, not held in memory
 _TAIL = 16  # packets: the deepest reordering of H.264 and HEVC
 _SHORT_S = 0.5  # a container that promises this much more than it holds has lost its end
@@ -118,6 +119,8 @@ def index_packets(path: Path, container: InputContainer, stream: VideoStream) ->
         ticks = ticks[: _certain(marks, ticks, frames, stream)]
     if not ticks:
         raise unreadable(path, "no whole video frame")
+    if (ticks[-1] - ticks[0]) * _time_base(stream) > _MAX_SECONDS:
+        raise unreadable(path, f"its frames span more than {_MAX_SECONDS // 3600} hours")
     return PacketIndex(
         path=path,
         time_base=_time_base(stream),

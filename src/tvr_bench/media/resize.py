@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -14,6 +14,8 @@ from PIL import Image
 from tvr_bench.errors import UserError
 
 METHODS = ("fast", "exact")
+CROPS = ("none", "centre")
+Size: TypeAlias = tuple[int, int]  # height, width
 
 
 class Turn(NamedTuple):
@@ -42,28 +44,42 @@ def turn_of(frame: VideoFrame) -> Turn:
     return Turn(True, c < 0, b < 0)
 
 
+def covering(frame: Size, size: Size) -> Size:
+    """Return the smallest size of the proportions of `frame` that has room for `size`."""
+    (height, width), (rows, columns) = frame, size
+    if rows * width >= columns * height:
+        return rows, rows * width // height
+    return columns * height // width, columns
+
+
 class Scaler:
     """Turn frames into uint8 [H, W, 3] rgb.
 
     `size` is (height, width), None for the frame's own. `fast` is swscale's bilinear filter, which
     widens as it shrinks, in one pass with the colour conversion; `exact` converts first and then
-    applies PIL's antialiased bicubic, the filter of the usual image-text preprocessing. Alpha is
-    dropped, more than 8 bits are rounded.
+    applies PIL's antialiased bicubic, the filter of the usual image-text preprocessing. Crop `none`
+    squeezes the whole frame into `size`; `centre` keeps its proportions and cuts off what is over
+    at two sides, as CLIP's preprocessing does. Alpha is dropped, more than 8 bits are rounded.
     """
 
-    def __init__(self, size: tuple[int, int] | None = None, method: str = "fast") -> None:
+    def __init__(self, size: Size | None = None, method: str = "fast", crop: str = "none") -> None:
         if method not in METHODS:
             raise UserError(f"unknown resize method '{method}': use one of {', '.join(METHODS)}")
+        if crop not in CROPS:
+            raise UserError(f"unknown crop '{crop}': use one of {', '.join(CROPS)}")
         if size is not None and min(size) < 1:
             raise UserError(f"a frame size must be positive, got {size[0]}x{size[1]}")
         self.size = size
         self.method = method
+        self.crop = crop
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """Return the pixels of `frame` as uint8 [H, W, 3]."""
         turn = turn_of(frame)
-        image = self._rgb(frame, turn)
+        upright = (frame.width, frame.height) if turn.swap else (frame.height, frame.width)
+        size = self._scaled(upright)
+        image = self._rgb(frame, turn, size)
         if turn.swap:
             image = image.transpose(1, 0, 2)
         if turn.mirror_x:
@@ -71,19 +87,29 @@ class Scaler:
         if turn.mirror_y:
             image = image[::-1]
         image = np.ascontiguousarray(image)
-        if self.size is None or image.shape[:2] == tuple(self.size):
-            return image
-        height, width = self.size
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(resized)
+        if image.shape[:2] != size:
+            resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
+            image = np.asarray(resized)
+        return image if self.size is None else _centre(image, self.size)
 
-    def _rgb(self, frame: VideoFrame, turn: Turn) -> np.ndarray:
+    def _scaled(self, upright: Size) -> Size:
+        """Return the size to which a frame is resized, before anything is cut off."""
+        if self.size is None:
+            return upright
+        return self.size if self.crop == "none" else covering(upright, self.size)
+
+    def _rgb(self, frame: VideoFrame, turn: Turn, size: Size) -> np.ndarray:
         width, height = frame.width, frame.height
-        if self.method == "fast" and self.size is not None:
-            width, height = self.size if turn.swap else self.size[::-1]
+        if self.method == "fast":
+            width, height = size if turn.swap else size[::-1]
         # One thread, and the arithmetic that is the same on every processor.
         flags = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
         reformatted = self._reformatter.reformat(
             frame, width, height, "rgb24", interpolation=flags, threads=1
         )
         return reformatted.to_ndarray()
+
+
+def _centre(image: np.ndarray, size: Size) -> np.ndarray:
+    top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=False))
+    return image[top : top + size[0], left : left + size[1]]

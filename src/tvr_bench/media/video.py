@@ -88,10 +88,14 @@ class Video:
         )
 
     def read(
-        self, times: Sequence[float], size: tuple[int, int] | None = None, resize: str = "fast"
+        self,
+        times: Sequence[float],
+        size: tuple[int, int] | None = None,
+        resize: str = "fast",
+        crop: str = "none",
     ) -> np.ndarray:
         """Return uint8 [F, H, W, 3], the frame shown at each of `times`; see `read_frames`."""
-        scale = Scaler(size, resize)
+        scale = Scaler(size, resize, crop)
         numbers = [self._number(t) for t in times]
         with naming(self.path):
             images = {n: scale(frame) for n, frame in self._decoder.frames(numbers)}
@@ -132,15 +136,17 @@ def read_frames(
     times: Sequence[float],
     size: tuple[int, int] | None = None,
     resize: str = "fast",
+    crop: str = "none",
 ) -> np.ndarray:
     """Return uint8 [F, H, W, 3]: the upright rgb frame shown at each of `times`.
 
     `times` are seconds from the first frame, in any order; `size` is (height, width), None for the
-    video's own; `resize` is `fast` or `exact` (see `resize.py`). Raises `VideoError` where the file
-    cannot be read, a time is outside it or a frame does not decode: never another frame instead.
+    video's own; `resize` is `fast` or `exact`, `crop` `none` or `centre` (see `resize.py`). Raises
+    `VideoError` where the file cannot be read, a time is outside it or a frame does not decode:
+    never another frame instead.
     """
     with open_video(path) as video:
-        return video.read(times, size, resize)
+        return video.read(times, size, resize, crop)
 
 
 def segment_centres(

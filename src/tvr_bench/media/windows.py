@@ -19,8 +19,9 @@ class WindowSpec:
     window; `stride`: the detector sees every n-th of them, in the others known text is followed;
     `votes` readings of a doubtful text; words below `min_score` or shorter than `min_chars`
     (unless they hold a digit) are dropped; `max_words` per window; `engine` and the longest `side`
-    in pixels that its detector sees; `weights` folder of its models, None for its own place.
-    Raises UserError for an impossible value.
+    in pixels that its detector sees; `weights` folder of its models, None for its own place;
+    `timeout` seconds that a worker process may take to decode a clip, and for each picture that the
+    engine sees, None: any time. Raises UserError for an impossible value.
     """
 
     windows: int = 12
@@ -34,6 +35,7 @@ class WindowSpec:
     engine: str = "rapidocr"
     side: int = 960
     weights: str | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("windows", "reads", "stride", "votes", "min_chars", "max_words"):

@@ -14,8 +14,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
-from tvr_bench.models.layers.backbone import Backbone, build_backbone
-from tvr_bench.models.losses import Features, gather, paired_losses, symmetric_info_nce
+from tvr_bench.models.layers.backbone import Backbone, EncodedBackbone, build_backbone
+from tvr_bench.models.losses import (
+    Features,
+    duplicates,
+    gather,
+    paired_losses,
+    symmetric_info_nce,
+)
 from tvr_bench.schema import Config
 
 Batch = dict[str, Tensor]
@@ -42,6 +48,7 @@ class RetrievalModule(pl.LightningModule):
     """A Retriever that trains; a model overrides the methods of Retriever and what it needs."""
 
     reads_text = False  # whether it looks at scene text, which is otherwise not read at all
+    looks_at_patches = True  # whether frames alone would do
     fixed_frames = False  # whether the test must have as many frames per clip as the training
 
     def __init__(self, cfg: Config) -> None:
@@ -62,7 +69,8 @@ class RetrievalModule(pl.LightningModule):
     @property
     def backbone(self) -> Backbone:
         """The towers of image and text."""
-        return cast(Backbone, self.network)
+        network = cast(Backbone, self.network)
+        return EncodedBackbone(network) if self.cfg.backbone.cache else network
 
     @property
     def logit_scale(self) -> Tensor:
@@ -125,7 +133,8 @@ class RetrievalModule(pl.LightningModule):
         """Return the sum of all losses of one batch of matched pairs."""
         own = self.training_features(self.encode_text(batch), self.encode_video(batch))
         whole = gather(own[0]), gather(own[1])
-        losses = paired_losses(self.training_scores, self.contrast, own, whole)
+        same = duplicates(batch["text_ids"]) if self.cfg.loss.mask_duplicates else None
+        losses = paired_losses(self.training_scores, self.contrast, own, whole, same)
         losses = {name: self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()}
         losses |= self.auxiliary_losses(*own) | self.batch_losses(*whole)
         total = torch.stack(list(losses.values())).sum()

@@ -141,7 +141,7 @@ class BicNet(RetrievalModule):
         if self.from_files:
             return batch["global"], batch["region"]
         frames, patches = self.backbone.encode_frames(batch["frames"])
-        height, width = batch["frames"].shape[-2:]
+        height, width = self.cfg.video.size
         rows, columns = self.options.grid
         return frames, grid_regions(patches, height / width, rows, columns)
 

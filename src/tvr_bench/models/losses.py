@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+_FAR = -1e4  # a score that adds nothing to any loss, and has finite moments where -inf has none
+
 Features = dict[str, Tensor]
 Scores = dict[str, Tensor]
 Contrast = Callable[[str, Tensor, Tensor, int], Tensor]
@@ -69,11 +71,30 @@ def symmetric_info_nce(rows: Tensor, columns: Tensor, start: int = 0) -> Tensor:
     return (F.cross_entropy(rows, target) + F.cross_entropy(columns, target)) / 2
 
 
+def duplicates(ids: Tensor) -> Tensor:
+    """Return which other texts of all ranks are the same as each own one, bool [b, B].
+
+    `ids` int64 [b, L] are the tokens of own texts. Such a pair of text and video is no negative:
+    the caption is as true of the other video.
+    """
+    whole = gather({"ids": ids})["ids"]
+    same = (ids[:, None] == whole[None]).all(-1)
+    own = torch.arange(len(ids), device=ids.device)
+    same[own, _start(len(ids)) + own] = False
+    return same
+
+
+def _start(items: int) -> int:
+    """Return the position of this rank's first item among those of all ranks."""
+    return dist.get_rank() * items if world_size() > 1 else 0
+
+
 def paired_losses(
     score: Callable[[Features, Features], Scores],
     contrast: Contrast,
     own: tuple[Features, Features],
     whole: tuple[Features, Features],
+    same: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return one loss per named score, the mean over this rank's share of the whole batch.
 
@@ -81,10 +102,21 @@ def paired_losses(
     of all B pairs, as `gather` returns them. `score(text, video)` gives named scores
     [N, M, ...]; `contrast(name, rows, columns, start)` makes a loss of them: `rows` [b, B, ...] are
     scores of own texts with all videos, `columns` [b, B, ...] those of own videos with all texts,
-    and the match of own item i stands at column start + i of both.
+    and the match of own item i stands at column start + i of both. `same` bool [b, B], from
+    `duplicates`, are pairs that are left out.
     """
     text, video = own
     rows = score(text, whole[1])
     columns = rows if whole[0] is text else score(whole[0], video)
-    start = dist.get_rank() * len(next(iter(text.values()))) if world_size() > 1 else 0
-    return {k: contrast(k, rows[k], columns[k].transpose(0, 1), start) for k in rows}
+    start = _start(len(next(iter(text.values()))))
+    return {
+        k: contrast(k, _without(rows[k], same), _without(columns[k].transpose(0, 1), same), start)
+        for k in rows
+    }
+
+
+def _without(scores: Tensor, same: Tensor | None) -> Tensor:
+    """Return the scores [b, B, ...] with those of duplicates so low that no loss sees them."""
+    if same is None:
+        return scores
+    return scores.masked_fill(same.view(*same.shape, *[1] * (scores.ndim - 2)), _FAR)

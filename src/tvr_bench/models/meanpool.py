@@ -18,6 +18,8 @@ from tvr_bench.registry import register_model
 class MeanPool(RetrievalModule):
     """The mean of the frame features against the text feature, by cosine."""
 
+    looks_at_patches = False
+
     def encode_text(self, batch: Batch) -> Features:
         """Return `text` [N, D], unit vectors."""
         pooled, _ = self.backbone.encode_text(batch["text_ids"], batch["text_mask"])

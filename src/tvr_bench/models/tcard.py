@@ -68,6 +68,7 @@ class TCard(RetrievalModule):
     """Frames and window captions, calibrated and distilled under every text."""
 
     reads_text = True
+    looks_at_patches = False
     fixed_frames = True
 
     def __init__(self, cfg: Config) -> None:

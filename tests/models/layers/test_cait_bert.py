@@ -14,24 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.layers.cait_files import CAPTIONS, IMAGE, SIDE, TEXT, save_bert, save_cait
 from tvr_bench import config
 from tvr_bench.datamodules.tokens import build_tokenizer, encode
 from tvr_bench.errors import UserError
+from tvr_bench.evaluation.efficiency import count_flops
 from tvr_bench.models.layers import cait_bert
 from tvr_bench.models.layers.backbone import build_backbone
 from tvr_bench.models.layers.cait_bert import HUB, CaitBertBackbone
 from tvr_bench.registry import create_model
 
-CAPTIONS = ["a dog runs to the left", "A red sign says open", "two cats"]
-SIDE, WORDS, IMAGE, TEXT = 32, 12, 16, 24
+WORDS = 12
 CAIT, BERT = HUB
-CAIT_ARGS: dict[str, Any] = {
-    "img_size": SIDE,
-    "embed_dim": IMAGE,
-    "depth": 2,
-    "num_heads": 2,
-    "init_values": 0.5,
-}
 
 
 @pytest.fixture(scope="module")
@@ -39,46 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both towers' architectures, as small as can be, with random weights."""
     path = tmp_path_factory.mktemp("cait_bert")
     torch.manual_seed(0)
-    _save_cait(path / CAIT)
-    _save_bert(path / BERT)
+    save_cait(path / CAIT)
+    save_bert(path / BERT)
     return path
-
-
-def _save_cait(folder: Path) -> None:
-    import timm
-
-    model = timm.create_model("cait_s24_224", num_classes=5, **CAIT_ARGS)
-    timm.models.save_for_hf(model, str(folder), model_args=CAIT_ARGS, safe_serialization=True)
-
-
-def _save_bert(folder: Path) -> None:
-    """As the hub has it: a masked language model, with the old names of its norms."""
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertForPreTraining
-
-    made = BertForPreTraining(
-        BertConfig(
-            vocab_size=200,
-            hidden_size=TEXT,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=32,
-            max_position_embeddings=16,
-        )
-    )
-    made.save_pretrained(folder)
-    file = folder / "model.safetensors"
-    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    tensors = {}
-    for key, value in load_file(file).items():
-        for new, name in old.items():
-            key = key.replace(new, name)
-        tensors[key] = value.clone()
-    save_file(tensors, file, metadata={"format": "pt"})
-    words = sorted({word for caption in CAPTIONS for word in caption.lower().split()})
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    tokenizer = BertWordPieceTokenizer({word: i for i, word in enumerate(vocab)})
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def _settings(folder: Path | str, *more: str) -> list[str]:
@@ -156,6 +113,13 @@ def test_it_is_loaded_in_full_precision(folder: Path, tmp_path: Path) -> None:
         save_file(halves, file, metadata={"format": "pt"})
     built = build_backbone(config.load(_settings(copy)))
     assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
+
+
+def test_its_operations_can_be_counted(backbone: CaitBertBackbone) -> None:
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert count_flops(lambda: backbone.encode_frames(_frames())) > 100_000
+    assert backbone.image.cls_token.requires_grad
 
 
 @pytest.mark.parametrize("name", ["cret", "meanpool"])
@@ -246,6 +210,64 @@ def test_weights_that_are_not_all_there_are_refused(
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(UserError, match="no weights at"):
         build_backbone(config.load(_settings(copy)))
+
+
+def test_a_bert_without_a_head_loads_equally(folder: Path, tmp_path: Path) -> None:
+    """As `BertModel.save_pretrained` writes it: no prefix, new names of the norms, a pooler."""
+    from transformers import BertModel
+
+    copy = _copy(folder, tmp_path)
+    BertModel.from_pretrained(folder / BERT).save_pretrained(copy / BERT)
+    assert "pooler.dense.weight" in load_file(copy / BERT / "model.safetensors")
+    first, second = (cait_bert._load_text(str(place)) for place in (folder, copy))
+    other = second.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in first.state_dict().items())
+
+
+def test_a_cait_without_a_head_loads_equally(folder: Path, tmp_path: Path) -> None:
+    copy = _copy(folder, tmp_path)
+    file = copy / CAIT / "model.safetensors"
+    tensors = load_file(file)
+    assert tensors.pop("head.weight").shape == (5, IMAGE) and tensors.pop("head.bias") is not None
+    save_file(tensors, file, metadata={"format": "pt"})
+    first, second = (cait_bert._load_image(str(place)) for place in (folder, copy))
+    other = second.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "change", [{"blocks.0.attn.qkv.weight": torch.zeros(3)}, {"new": torch.zeros(1)}]
+)
+def test_a_cait_of_other_tensors_is_refused(
+    change: dict[str, Tensor], folder: Path, tmp_path: Path
+) -> None:
+    copy = _copy(folder, tmp_path)
+    file = copy / CAIT / "model.safetensors"
+    save_file(load_file(file) | change, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="no weights at") as error:
+        build_backbone(config.load(_settings(copy)))
+    _assert_says_what_to_do(error.value)
+
+
+@pytest.mark.parametrize(
+    "config_json",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"architecture": 5}',
+        '{"architecture": "cait_s24_224", "model_args": {"depth": "x"}, "pretrained_cfg": {}}',
+        '{"architecture": "no_such_model", "pretrained_cfg": {}}',
+    ],
+)
+def test_a_broken_configuration_of_cait_is_named(
+    config_json: str, folder: Path, tmp_path: Path
+) -> None:
+    copy = _copy(folder, tmp_path)
+    (copy / CAIT / "config.json").write_text(config_json)
+    with pytest.raises(UserError, match="no weights at") as error:
+        build_backbone(config.load(_settings(copy)))
+    _assert_says_what_to_do(error.value)
 
 
 @pytest.mark.parametrize("part", [CAIT, BERT])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -193,13 +194,94 @@ def test_weights_that_are_not_all_there_are_refused(folder: Path, tmp_path: Path
         build_backbone(config.load(_settings(copy)))
 
 
-def test_a_pickle_is_not_opened(folder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"text_config": 5}',
+        '{"projection_dim": "x"}',
+        "[" * 9999,
+        "\0" * 99,
+    ],
+)
+def test_broken_files_are_one_line(file: str, content: str, folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / file).write_text(content)
+    with pytest.raises(UserError, match="no weights at") as error:
+        build_backbone(config.load(_settings(copy)))
+    assert "\n" not in str(error.value)
+
+
+def _with_pickle(folder: Path, tmp_path: Path, content: Any) -> Path:
+    """A folder as OpenAI's main branch on the hub has it: without safetensors."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     (copy / "model.safetensors").unlink()
+    torch.save(content, copy / "pytorch_model.bin")
+    return copy
+
+
+def test_a_state_dict_of_the_hub_gives_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    old = {"text_model.embeddings.position_ids": torch.arange(16)[None]}  # no longer kept
+    copy = _with_pickle(folder, tmp_path, tensors | old)
+    first, second = (build_backbone(config.load(_settings(place))) for place in (folder, copy))
+    other = second.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in first.state_dict().items())
     torch.save({"harmless": torch.zeros(1)}, copy / "pytorch_model.bin")
     with pytest.raises(UserError, match="no weights at"):
         build_backbone(config.load(_settings(copy)))
+
+
+class Calls:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_pickle_that_calls_is_refused(
+    file: str, bare: bool, folder: Path, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+    copy = _with_pickle(folder, tmp_path, Calls(canary))
+    if bare:
+        (copy / "pytorch_model.bin").write_bytes(pickle.dumps(Calls(canary)))
+    (copy / "pytorch_model.bin").rename(copy / file)
+    with pytest.raises(UserError, match="no weights at") as error:
+        build_backbone(config.load(_settings(copy)))
+    assert "\n" not in str(error.value) and not canary.exists()
+
+
+def test_the_hub_is_asked_for_safetensors_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    pickled = _with_pickle(folder, tmp_path, load_file(folder / "model.safetensors"))
+    asked: list[str] = []
+
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        assert repository == HUB["clip_vit_b32"]
+        asked.append(allow_patterns[-1])
+        return str(folder if allow_patterns[-1] in hub else pickled)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    settings = [s for s in _settings("") if not s.startswith("backbone.weights")]
+    hub = {"model.safetensors"}
+    first = build_backbone(config.load(settings))
+    assert asked == ["model.safetensors"]
+    hub = set()
+    second = build_backbone(config.load(settings))
+    assert asked == ["model.safetensors", "model.safetensors", "pytorch_model.bin"]
+    other = second.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in first.state_dict().items())
 
 
 def test_damaged_weights_and_a_missing_tokenizer_are_named(folder: Path, tmp_path: Path) -> None:

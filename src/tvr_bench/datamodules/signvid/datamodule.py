@@ -18,6 +18,11 @@ from tvr_bench.registry import register_dataset
 class SignVidDataModule(VideoTextDataModule):
     """Rendered videos with four skills; the gallery holds each query's hard negatives."""
 
+    @property
+    def variant(self) -> str:
+        """The preset."""
+        return str(self.cfg.data.preset)
+
     @cached_property
     def scenes(self) -> dict[str, list[Scene]]:
         """The scenes of every split."""

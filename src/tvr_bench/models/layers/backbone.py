@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -27,6 +27,27 @@ class Backbone(Protocol):
     def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return frame [B, F, D] and patch [B, F, P, D] features of uint8 [B, F, 3, H, W]."""
         ...
+
+
+class EncodedBackbone:
+    """A backbone whose image tower has done its work: frames [B, F, T, D] come as its features.
+
+    Pixels it encodes as ever.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        """Take the backbone that made the features."""
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        """Return whatever else the backbone has."""
+        return getattr(self._backbone, name)
+
+    def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return frame [B, F, D] and patch [B, F, P, D] features; P is 0 where none were kept."""
+        if not frames.is_floating_point():
+            return self._backbone.encode_frames(frames)
+        return frames[:, :, 0], frames[:, :, 1:]
 
 
 def build_backbone(cfg: Config) -> nn.Module:

@@ -9,16 +9,19 @@ B batch, F frames, P patches, L words, D width of BERT.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers import towers
 
 NAME = "cait_bert"
 HUB = {  # by the name of the folder under backbone.weights
@@ -26,8 +29,16 @@ HUB = {  # by the name of the folder under backbone.weights
     "bert-base-uncased": "google-bert/bert-base-uncased",
 }
 _IMAGE, _TEXT = HUB
+_TEXT_SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+)
+_IMAGE_SIZES = (
+    *("img_size", "patch_size", "embed_dim", "depth", "depth_token_only"),
+    *("num_heads", "mlp_ratio", "mlp_ratio_token_only"),
+)
 _FILES = ["config.json", "model.safetensors"]
-_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 def text_source(name: str, weights: str | None) -> str:
@@ -55,7 +66,9 @@ class CaitBertBackbone(nn.Module):
 
     def __init__(self, weights: str | None, size: tuple[int, int]) -> None:
         super().__init__()
-        self.image, self.text = _load_image(weights), _load_text(weights)
+        image, text = towers.kept(_IMAGE), towers.kept(_TEXT)
+        self.image = _load_image(weights) if image is None else _build_image(image)
+        self.text = _load_text(weights) if text is None else _build_text(text)
         side = tuple(self.image.patch_embed.img_size)
         if tuple(size) != side:
             raise UserError(
@@ -73,6 +86,8 @@ class CaitBertBackbone(nn.Module):
         for key in ("mean", "std"):
             value = torch.tensor(self.image.pretrained_cfg[key]).view(3, 1, 1)
             self.register_buffer(key, value, persistent=False)
+        sizes = towers.select(self.text.config.to_dict(), _TEXT_SIZES)
+        self.shapes = {_IMAGE: _image_shape(self.image), _TEXT: sizes}
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, D] (the CLS token) and word [B, L, D] features."""
@@ -82,9 +97,24 @@ class CaitBertBackbone(nn.Module):
     def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return frame [B, F, D] and patch [B, F, P, D] features of uint8 [B, F, 3, H, W]."""
         pixels = (frames.flatten(0, 1).float() / 255 - self.mean) / self.std
-        tokens = self.image.forward_features(pixels)
+        with _without_gradient(self.image.cls_token):
+            tokens = self.image.forward_features(pixels)
         tokens = F.pad(tokens, (0, self.dim - self.image_dim)).unflatten(0, frames.shape[:2])
         return tokens[:, :, 0], tokens[:, :, 1:]
+
+
+@contextmanager
+def _without_gradient(token: Tensor) -> Iterator[None]:
+    """Let a parameter want no gradient where none are made.
+
+    Torch says of its views that they do all the same, which its FLOP counter does not survive.
+    """
+    wanted = token.requires_grad
+    token.requires_grad_(wanted and torch.is_grad_enabled())
+    try:
+        yield
+    finally:
+        token.requires_grad_(wanted)
 
 
 def _source(part: str, weights: str | None) -> str:
@@ -95,19 +125,19 @@ def _load_image(weights: str | None) -> Any:
     """Return CaiT with the weights of a folder, its classifier left out."""
     import timm
     from huggingface_hub import snapshot_download
-    from timm.models.cait import Cait
 
     where = _source(_IMAGE, weights)
     try:
         folder = Path(where if weights else snapshot_download(where, allow_patterns=_FILES))
         # timm would take a pickle too, and leave what the file lacks at random
         tensors = load_file(folder / "model.safetensors")
+        kind = str(json.loads((folder / "config.json").read_text())["architecture"])
+        if not kind.startswith("cait_"):
+            raise ValueError(f"{kind[:60]} is no CaiT")
         model = timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0)
-        if not isinstance(model, Cait):
-            raise ValueError(f"a {type(model).__name__} is no CaiT")
         heads = ("head.weight", "head.bias")
         model.load_state_dict({k: v.float() for k, v in tensors.items() if k not in heads})
-    except _ERRORS as error:
+    except Exception as error:  # a stranger's files may be broken in any way
         raise missing(NAME, where, error) from error
     return model
 
@@ -128,9 +158,51 @@ def _load_text(weights: str | None) -> Any:
             add_pooling_layer=False,
             output_loading_info=True,
         )
-    except _ERRORS as error:
+    except Exception as error:  # a stranger's files may be broken in any way
         raise missing(NAME, where, error) from error
     model, info = loaded
     if info["missing_keys"]:  # transformers would leave these random
         raise missing(NAME, where, KeyError(f"no {min(info['missing_keys'])} in it"))
     return model
+
+
+def _build_image(shape: dict[str, Any]) -> Any:
+    """Return the CaiT of a kept shape, with random weights; UserError for an impossible one."""
+    import timm
+
+    try:
+        model = timm.create_model(
+            _IMAGE, pretrained=False, num_classes=0, **towers.select(shape, _IMAGE_SIZES)
+        )
+        colours = {key: tuple(shape[key]) for key in ("mean", "std")}
+        model.pretrained_cfg = {**model.pretrained_cfg, **colours}
+    except Exception as error:  # sizes of a stranger
+        raise towers.impossible(_IMAGE, error) from error
+    return model.eval()
+
+
+def _build_text(shape: dict[str, Any]) -> Any:
+    """Return the BERT of a kept shape, with random weights; UserError for an impossible one."""
+    from transformers import BertConfig, BertModel
+
+    try:
+        config = BertConfig(**towers.select(shape, _TEXT_SIZES))
+        return BertModel(config, add_pooling_layer=False).eval()
+    except Exception as error:  # sizes of a stranger
+        raise towers.impossible(_TEXT, error) from error
+
+
+def _image_shape(model: Any) -> dict[str, Any]:
+    block, last = model.blocks[0], model.blocks_token_only[0]
+    width = model.num_features
+    return {
+        "img_size": list(model.patch_embed.img_size),
+        "patch_size": list(model.patch_embed.patch_size),
+        "embed_dim": width,
+        "depth": len(model.blocks),
+        "depth_token_only": len(model.blocks_token_only),
+        "num_heads": block.attn.num_heads,
+        "mlp_ratio": block.mlp.fc1.out_features / width,
+        "mlp_ratio_token_only": last.mlp.fc1.out_features / width,
+        **{key: list(model.pretrained_cfg[key]) for key in ("mean", "std")},
+    }

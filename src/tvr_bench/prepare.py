@@ -1,0 +1,49 @@
+"""Fill the caches that a run needs, in one go or part by part on many machines."""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Console
+
+from tvr_bench import encoded, training
+from tvr_bench.datamodules.base import SPLITS
+from tvr_bench.errors import UserError
+from tvr_bench.files import Ledger
+from tvr_bench.parts import WHOLE, Part
+from tvr_bench.registry import build_model, dataset_class
+from tvr_bench.schema import Config
+
+
+def part_of(text: str | None) -> Part:
+    """Return the part that `I/N` names, counted from 0; None is the whole."""
+    if text is None:
+        return WHOLE
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise UserError(f"--shard {text} is no part; write I/N, I from 0 to N - 1, such as 3/16")
+    return Part(int(match[1]), int(match[2]))
+
+
+def prepare_data(cfg: Config, part: Part) -> None:
+    """Decode frames, read scene text and encode frozen features, as far as the model needs them.
+
+    Frozen features are made from the frames of the same part.
+    """
+    training.seed(cfg)
+    model = build_model(cfg)
+    if cfg.backbone.cache:
+        encoded.check(model)
+    ledger = Ledger()
+    data = dataset_class(cfg.data.name)(cfg, ledger=ledger, scene_text=model.reads_text)
+    data.prepare(SPLITS, part, trains=False)
+    if cfg.backbone.cache:
+        encoded.encode_frames(model, data, SPLITS)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    done = f"part {part.index} of {part.count}" if not part.whole else "everything"
+    console.print(f"prepared {done} of {cfg.data.name} under {data.cache}")
+    if ledger.entries:
+        first = ledger.entries[0]
+        console.print(
+            f"{len(ledger.entries)} failures, such as {first.id} ({first.stage}): {first.message}"
+        )

@@ -1,0 +1,131 @@
+"""The preflight: every file looked at once, every loss named, one line that says what it means."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from media.make_clips import make_clip
+from tvr_bench.cli import main
+from tvr_bench.datamodules import check as module
+from tvr_bench.datamodules.annotated import Counts
+from tvr_bench.datamodules.check import Report, SplitReport
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A CSV of ten videos, of which one is missing and one broken in the test split."""
+    lines = ["video,caption,split"]
+    for i in range(10):
+        split = "train" if i < 6 else "val" if i < 8 else "test"
+        lines += [f"v{i}.mp4,number {i},{split}", f"v{i}.mp4,again {i},{split}"]
+        if i != 9:
+            make_clip(tmp_path / f"v{i}.mp4", count=5 + i, size=(48, 32))
+    (tmp_path / "v8.mp4").write_bytes(b"no video at all")
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    return tmp_path / "own.csv"
+
+
+def _check(own: Path, *more: str) -> int:
+    words = [f"data.file={own}", f"paths.cache={own.parent / 'cache'}", "trainer.prepare_workers=0"]
+    return main(["data", "check", "data=csv", *words, "--out", str(own.parent / "out"), *more])
+
+
+def test_a_check_counts_names_and_judges(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _check(own) == 1
+    shown = capsys.readouterr().out
+    assert "2 of 2 test videos are missing or cannot be read, and count as misses" in shown
+    assert "test, missing: v9.mp4" in shown and "test, unreadable: v8.mp4" in shown
+    lines = [json.loads(line) for line in (own.parent / "out/manifest.jsonl").open()]
+    assert [line["id"] for line in lines] == [f"v{i}.mp4" for i in range(10)]
+    first = lines[0]
+    data = (own.parent / "v0.mp4").read_bytes()
+    assert first["sha256"] == hashlib.sha256(data).hexdigest() and first["bytes"] == len(data)
+    assert (first["split"], first["frames"], first["width"], first["height"]) == (
+        *("train", 5, 48, 32),
+    )
+    failed = [json.loads(line) for line in (own.parent / "out/failures.jsonl").open()]
+    assert {line["id"]: line["stage"] for line in failed} == dict.fromkeys(
+        ("v8.mp4", "v9.mp4"), "check"
+    )
+
+
+def test_a_whole_data_set_passes_and_a_second_look_reads_nothing(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in (8, 9):
+        make_clip(own.parent / f"v{i}.mp4", count=30 + i, size=(48, 32))
+    assert _check(own, "--whole") == 0
+    shown = capsys.readouterr()
+    assert "the test split is whole" in shown.out and "check videos: 10/10" in shown.err
+    assert not (own.parent / "out/failures.jsonl").exists()
+
+    def never(*_: Any) -> None:
+        raise AssertionError("this file was looked at before")
+
+    monkeypatch.setattr(module, "_look_at", never)
+    assert _check(own, "--whole") == 0
+
+
+def test_a_killed_check_goes_on(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARD", 2)
+    look, seen = module._look_at, []
+
+    def dies(path: Path, whole: bool) -> Any:
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        seen.append(path)
+        return look(path, whole)
+
+    monkeypatch.setattr(module, "_look_at", dies)
+    assert _check(own) == 130
+    before, again = list(seen), []
+    monkeypatch.setattr(module, "_look_at", lambda p, w: again.append(p) or look(p, w))
+    assert _check(own) == 1
+    assert len(before) == 4 and len(again) == 5 and not set(before) & set(again)
+
+
+def test_what_is_wrong_with_the_annotations_is_said_in_a_line(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own.write_text("video,caption,split\nv0.mp4,,test\n")
+    assert _check(own) == 2
+    assert "empty caption" in capsys.readouterr().err
+    for words in (["data", "chek"], ["data"], ["data", "check", "data=msrvt"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def _report(**splits: Any) -> Report:
+    made = [
+        SplitReport(name, **splits.get(name, {"clips": 5})) for name in ("train", "val", "test")
+    ]
+    return Report("x", made, [], Path("m"), Path("l"))
+
+
+@pytest.mark.parametrize(
+    ("splits", "good", "word"),
+    [
+        ({}, True, "no official size"),
+        ({"test": {"clips": 5, "official": Counts(5, 5)}}, True, "comparable: both"),
+        ({"test": {"clips": 5, "missing": ["a"]}}, False, "1 of 5 test videos"),
+        ({"test": {"clips": 5, "unreadable": ["a", "b"]}}, False, "2 of 5 test videos"),
+        ({"test": {"error": "no file"}}, False, r"cannot be read \(no file\)"),
+        (
+            {"test": {"clips": 5, "official": Counts(5, 5)}, "train": {"clips": 9, "missing": [""]}},
+            False,
+            "evaluation of given weights is comparable.*1 of 9 training",
+        ),
+    ],
+)  # fmt: skip
+def test_the_verdict_follows_from_the_counts(splits: Any, good: bool, word: str) -> None:
+    import re
+
+    found, why = _report(**splits).verdict
+    assert found is good and re.search(word, why)

@@ -1,0 +1,122 @@
+"""Workers that hang, crash or are killed cost one item each, by name, and nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tvr_bench.files import atomic_write
+from tvr_bench.shards import Shard, Tick, run_shards
+
+
+def act(item: str) -> None:
+    """Do what the name of an item says."""
+    match item.split("-")[0]:
+        case "hang":
+            signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+            time.sleep(3600)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "crash":
+            ctypes.string_at(0)
+        case "leave":
+            os._exit(3)
+
+
+def work(shard: Shard, tick: Tick, *, log: Path) -> None:
+    """Write what became of each item; an item called slow needs the limit twice."""
+    done: dict[str, Any] = {}
+    for position, item in enumerate(shard.items):
+        with open(log, "a") as file:
+            file.write(f"{item}\n")
+        if position in shard.lost:
+            done[item] = shard.lost[position]
+        else:
+            if item.startswith("slow"):
+                time.sleep(1.2)
+                tick.more(2)
+                time.sleep(1.2)
+            act(item)
+            done[item] = "ok"
+        tick()
+    if "write" in shard.output.name and not shard.output.with_suffix(".once").exists():
+        shard.output.with_suffix(".once").touch()
+        act("kill")
+    act(shard.output.stem)
+    atomic_write(shard.output, json.dumps(done))
+
+
+def run(root: Path, groups: dict[str, list[str]], **how: Any) -> dict[str, str]:
+    shards = [Shard(root / f"{name}.json", tuple(items)) for name, items in groups.items()]
+    run_shards("acts", shards, partial(work, log=root / "log"), **how)
+    found: dict[str, str] = {}
+    for shard in shards:
+        found |= json.loads(shard.output.read_text())
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def test_each_way_to_be_lost_costs_one_item(root: Path) -> None:
+    groups = {
+        "a": ["ok-1", "crash-1", "ok-2", "hang-1"],
+        "b": ["kill-1", "ok-3"],
+        "c": ["ok-4", "leave-1", "stop-1"],
+        "d": ["ok-5", "slow-1", "ok-6"],
+    }
+    found = run(root, groups, workers=2, timeout=2.0)
+    lost = {item: reason for item, reason in found.items() if reason != "ok"}
+    assert [*found] == [item for items in groups.values() for item in items]
+    assert lost == {
+        "crash-1": "ended its process by SIGSEGV",
+        "hang-1": "took longer than 2 s",
+        "kill-1": "ended its process by SIGKILL, as when memory runs out",
+        "leave-1": "ended its process by exit code 3",
+        "stop-1": "took longer than 2 s",
+    }
+    before = (root / "log").read_text()
+    assert run(root, groups, workers=2, timeout=2.0) == found
+    assert (root / "log").read_text() == before  # it was all done
+
+
+def test_one_worker_is_watched_too_and_the_progress_ends_at_the_total(root, capsys) -> None:
+    found = run(root, {"a": ["ok-1", "kill-1", "ok-2"]}, workers=1, timeout=30.0)
+    assert [*found.values()].count("ok") == 2
+    assert capsys.readouterr().err.startswith("acts: 3/3 videos")
+
+
+def test_a_death_that_no_item_is_to_blame_for_is_tried_again(root: Path) -> None:
+    assert run(root, {"write": ["ok-1"]}, workers=1, timeout=30.0) == {"ok-1": "ok"}
+
+
+@pytest.mark.slow
+def test_a_shard_that_cannot_be_written_is_an_error_after_three_tries(root: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"exit code 3 while it made .*leave\.json"):
+        run(root, {"leave": ["ok-1"]}, workers=1, timeout=30.0)
+    assert (root / "log").read_text() == "ok-1\n" * 3
+
+
+def test_without_a_limit_a_death_is_an_error(root: Path) -> None:
+    with pytest.raises(RuntimeError, match="ended by SIGKILL"):
+        run(root, {"a": ["kill-1"], "b": ["ok-1"]}, workers=2)
+
+
+def test_the_error_of_a_worker_says_where_it_arose(root: Path) -> None:
+    shards = [Shard(root / "a.json", (1,))]
+    with pytest.raises(AttributeError, match="startswith") as error:
+        run_shards("acts", shards, partial(work, log=root / "log"), workers=1, timeout=30.0)
+    assert any("test_workers.py" in note for note in error.value.__notes__)
