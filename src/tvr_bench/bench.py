@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tvr_bench import encoded, training
 from tvr_bench.config import to_yaml
-from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
+from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule, trained
 from tvr_bench.datamodules.tokens import save_tokenizer
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult
@@ -63,10 +63,9 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     data = dataset_class(cfg.data.name)(
         cfg, tokenizer=model.tokenizer, ledger=ledger, scene_text=model.reads_text
     )
-    trains = cfg.trainer.epochs > 0 or cfg.trainer.steps is not None
-    trains = trains and not cfg.run.weights
+    trains = trained(cfg) and not cfg.run.weights
     splits = SPLITS if trains else (SPLIT,)
-    data.prepare(splits)
+    data.prepare(splits, trains=trains)
     if cfg.backbone.cache:
         encoded.encode_frames(model, data, splits)
     assert data.tokenizer is not None

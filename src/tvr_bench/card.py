@@ -111,7 +111,9 @@ def _cell(values: dict[str, float], direction: str, metric: str, run_dir: Path) 
 
 
 def _data(record: Record, settings: Any) -> str:
-    own = ", ".join(f"{key}={value}" for key, value in settings.data.items() if value)
+    own = ", ".join(
+        f"{key}={value}" for key, value in settings.data.items() if value and key != "name"
+    )
     data = record.data
     train = "" if data.train_clips is None else f"{data.train_clips:,} training videos"
     lines = [

@@ -7,7 +7,7 @@ import re
 from rich.console import Console
 
 from tvr_bench import encoded, training
-from tvr_bench.datamodules.base import SPLITS
+from tvr_bench.datamodules.base import SPLITS, trained
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger
 from tvr_bench.parts import WHOLE, Part
@@ -28,7 +28,8 @@ def part_of(text: str | None) -> Part:
 def prepare_data(cfg: Config, part: Part) -> None:
     """Decode frames, read scene text and encode frozen features, as far as the model needs them.
 
-    Frozen features are made from the frames of the same part.
+    Frozen features are made from the frames of the same part. With `trainer.epochs=0` only what a
+    test needs is made.
     """
     training.seed(cfg)
     model = build_model(cfg)
@@ -36,9 +37,10 @@ def prepare_data(cfg: Config, part: Part) -> None:
         encoded.check(model)
     ledger = Ledger()
     data = dataset_class(cfg.data.name)(cfg, ledger=ledger, scene_text=model.reads_text)
-    data.prepare(SPLITS, part, trains=False)
+    splits = SPLITS if trained(cfg) else ("test",)
+    data.prepare(splits, part, trains=False)
     if cfg.backbone.cache:
-        encoded.encode_frames(model, data, SPLITS)
+        encoded.encode_frames(model, data, splits)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     done = f"part {part.index} of {part.count}" if not part.whole else "everything"
     console.print(f"prepared {done} of {cfg.data.name} under {data.cache}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,14 +139,17 @@ def portable(cfg: Config) -> dict[str, Any]:
 
     These are what a plain run of the same model and data set has.
     """
-    towers_of, track = cfg.backbone.name, cfg.track
-    names = [f"model={cfg.model.name}", f"data={cfg.data.name}", f"track={track}"]
-    usual = _plain(load([*names, f"backbone.name={towers_of}"]))
+    usual = _usual(cfg.model.name, cfg.data.name, cfg.track, cfg.backbone.name)
     kept = cast(dict[str, Any], _without_places(_plain(cfg), usual))
-    for section in PLACES:
-        kept[section] = usual[section]
+    kept |= {section: dict(usual[section]) for section in PLACES}
     kept["trainer"] |= {key: usual["trainer"][key] for key in ELSEWHERE}
     return kept
+
+
+@cache
+def _usual(model: str, data: str, track: str, backbone: str) -> dict[str, Any]:
+    names = [f"model={model}", f"data={data}", f"track={track}", f"backbone.name={backbone}"]
+    return _plain(load(names))
 
 
 def _without_places(value: Any, usual: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tvr_bench.datamodules.base import VideoTextDataModule
+from tvr_bench.datamodules.base import VideoTextDataModule, trained
 from tvr_bench.datamodules.types import Split
 from tvr_bench.evaluation import efficiency
 from tvr_bench.evaluation.evaluate import EvaluationResult
@@ -134,7 +134,7 @@ def _data_info(cfg: Config, data: VideoTextDataModule) -> DataInfo:
         annotations_sha256=data.annotations_hash(SPLIT),
         clips=len(split.clips),
         queries=len(split.queries),
-        train_clips=len(data.split("train").clips),
+        train_clips=len(data.split("train").clips) if trained(cfg) else None,
         missing_ids=sorted(missing),
         failed=sorted(failed - missing),
         clips_with_text=with_text if data.reads_text else None,
@@ -150,8 +150,8 @@ def _efficiency(
     latency, first = _latency(model, result, text, video)
     flops = count_costs(model, data, text, video)
     train_s = data.seconds.get("train")
-    trained = "train" in data.prepared  # else it is given weights, or none, that are tested
-    seen = len(data.items("train").readable) * model.trained_epochs if trained else 0.0
+    ran = "train" in data.prepared  # else it is given weights, or none, that are tested
+    seen = len(data.items("train").readable) * model.trained_epochs if ran else 0.0
     return Efficiency(
         device=torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         dtype=precision,

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +15,8 @@ from omegaconf import OmegaConf
 
 from tvr_bench import config
 from tvr_bench.datamodules.annotated import Counts
-from tvr_bench.datamodules.msrvtt import MsrvttDataModule, differences, read_annotations
+from tvr_bench.datamodules.msrvtt import MsrvttDataModule, differences
 from tvr_bench.errors import UserError
-
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-REAL = Path(os.environ.get("TVR_BENCH_REALDATA", SHARED)) / "msrvtt"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not there")
 
 # a data set of ten clips with two captions each, of which two test 1k-A
 PARTS = {"train": range(4), "val": range(4, 6), "test": range(6, 10)}
@@ -389,90 +382,3 @@ def test_notes_say_what_differs_and_what_validates(make: Make) -> None:
     ]
     assert make(LAYOUTS["CLIP4Clip"], "data.holdout=0").notes() == []
     assert make({}, "data.split=full").notes() == []
-
-
-def _real(*settings: str, root: Path = REAL) -> MsrvttDataModule:
-    return MsrvttDataModule(config.load(["data=msrvtt", f"data.root={root}", *settings]))
-
-
-def _counts(data: MsrvttDataModule, *names: str) -> list[tuple[int, int]]:
-    return [(len(data.split(n).clips), len(data.split(n).queries)) for n in names]
-
-
-@needs_real
-def test_the_real_1k_a() -> None:
-    data = _real()
-    assert _counts(data, "train", "val", "test") == [(8500, 170_000), (500, 10_000), (1000, 1000)]
-    assert not {c.id for c in data.split("train").clips} & {c.id for c in data.split("test").clips}
-    kinds = list(differences(data._sentences, data._captions).values())
-    assert (kinds.count("white space"), kinds.count("punctuation"), len(kinds)) == (23, 12, 35)
-    (line,) = [line for line in data.notes() if "word for word" in line]
-    assert line.startswith("35 of 1,000") and line.count("video") == 35
-
-
-@needs_real
-@pytest.mark.slow
-def test_the_real_splits() -> None:
-    assert _counts(_real("data.train=7k"), "train", "val") == [(6510, 130_200), (500, 10_000)]
-    full = [(6513, 130_260), (497, 9_940), (2990, 59_800)]
-    assert _counts(_real("data.split=full"), "train", "val", "test") == full
-    miech = _real("data.split=1kb", "data.force_1kb=true", "data.holdout=0")
-    assert _counts(miech, "train", "test") == [(6656, 133_120), (1000, 1000)]
-    tested = {clip.id for clip in _real().split("test").clips}
-    overlap = [len(tested & {clip.id for clip in miech.split(n).clips}) for n in ("train", "test")]
-    assert overlap == [453, 296]
-
-
-@needs_real
-@pytest.mark.slow
-def test_the_real_files_in_the_layouts_of_others(tmp_path: Path) -> None:
-    wanted = _real()
-    clip4clip = tmp_path / "clip4clip" / "msrvtt_data"
-    clip4clip.mkdir(parents=True)
-    (clip4clip / "MSRVTT_data.json").symlink_to(REAL / "derived" / "MSRVTT_data.json")
-    for path in (REAL / "csv").iterdir():
-        (clip4clip / path.name).symlink_to(path)
-    frozen = tmp_path / "frozen"
-    lists = frozen / "high-quality" / "structured-symlinks"
-    for folder in (frozen / "annotation", lists):
-        folder.mkdir(parents=True)
-    rows, _ = read_annotations(REAL / "derived" / "MSRVTT_data.json")
-    listed = [{"image_id": one, "caption": text} for one in rows for text in rows[one]]
-    (frozen / "annotation" / "MSR_VTT.json").write_text(json.dumps({"annotations": listed}))
-    for path in (REAL / "ce_lists").iterdir():
-        (lists / path.name).symlink_to(path)
-    same = {"".join(text.split()): i for texts in rows.values() for i, text in enumerate(texts)}
-    index = {
-        clip: same.get("".join(text.split()), 0) % 20 for clip, text in wanted._sentences.items()
-    }
-    (lists / "jsfusion_val_caption_idx.pkl").write_bytes(pickle.dumps(index))
-    for root in (tmp_path / "clip4clip", frozen):
-        data = _real(root=root)
-        assert data.split("train").queries == wanted.split("train").queries
-        found, known = ({q.clip_id for q in d.split("test").queries} for d in (data, wanted))
-        assert found == known
-    data = _real(root=tmp_path / "clip4clip")
-    assert data.split("test").queries == wanted.split("test").queries
-
-
-MEMORY = """
-import sys
-from pathlib import Path
-from tvr_bench.datamodules.msrvtt import read_annotations
-
-def memory(key):
-    return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) / 1000
-
-before = memory("VmRSS")
-captions, _ = read_annotations(Path(sys.argv[1]))
-print(sum(map(len, captions.values())), memory("VmHWM") - before)
-"""
-
-
-@needs_real
-@pytest.mark.slow
-def test_all_captions_take_less_than_500_mb() -> None:
-    child = [sys.executable, "-c", MEMORY, str(REAL / "derived" / "MSRVTT_data.json")]
-    count, megabytes = subprocess.run(child, check=True, capture_output=True).stdout.split()
-    assert int(count) == 200_000
-    assert float(megabytes) < 500

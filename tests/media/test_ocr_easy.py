@@ -25,6 +25,8 @@ from tvr_bench.media.ocr import Polygon, create_engine, crop_polygon, engine_ver
 NAMES = ("craft_mlt_25k.pth", "english_g2.pth")
 SIDE = 192
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory")  # of the library's own loop
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -176,9 +178,9 @@ def test_nothing_is_found_where_nothing_is(opened: Opened) -> None:
 
 
 def test_coordinates_are_of_the_frame_and_inside_it(opened: Opened) -> None:
-    large = cv2.resize(opened.frames[2], None, fx=2, fy=2)
+    large = opened.frames[2].repeat(2, axis=0).repeat(2, axis=1)
     halved = [tuple((x / 2, y / 2) for x, y in p) for p in opened.engine.detect([large])[0]]
-    assert overlap(halved, opened.found[2]) > 0.8
+    assert overlap(halved, opened.found[2]) > 0.95
     edge = np.roll(opened.frames[2], 90, axis=1)
     for polygon in opened.engine.detect([edge])[0]:
         assert (np.array(polygon) >= 0).all() and (np.array(polygon) <= (192, 128)).all()

@@ -109,7 +109,7 @@ def test_a_file_without_a_duration(tmp_path, suffix):
 
 
 def restamped(source: Path, target: Path, stamps: list[int]) -> Path:
-    """Copy the packets of `source`, in their order, with other time stamps in tenths of a second."""
+    """Copy the packets of `source`, in their order, with other stamps in tenths of a second."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for i, packet in enumerate(p for p in old.demux(video=0) if p.size):

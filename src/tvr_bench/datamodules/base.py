@@ -45,6 +45,11 @@ _PAIRS = (("left", "right"), ("clockwise", "counterclockwise"))
 _MIRRORED = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 
 
+def trained(cfg: Config) -> bool:
+    """Return whether a configuration trains anything; `trainer.epochs=0` tests as it is."""
+    return cfg.trainer.epochs > 0 or cfg.trainer.steps is not None
+
+
 class VideoTextDataModule(pl.LightningDataModule):
     """Clips and captions of one data set; a data set defines `read_split` and, if it renders or
     converts anything, `materialise`.
@@ -128,7 +133,7 @@ class VideoTextDataModule(pl.LightningDataModule):
             self._timed("ocr", lambda: self._read_text(todo, part))
         self._timed("frames", lambda: self._decode(todo, part))
         if self.tokenizer is None:
-            captions = (query.text for query in self.split("train").queries)
+            captions = (query.text for query in self._read_by_all(todo, trains).queries)
             self.tokenizer = tokens.build_tokenizer(self.cfg, captions)
         for name in todo:
             self._items[name] = self._open(name)
@@ -287,6 +292,19 @@ class VideoTextDataModule(pl.LightningDataModule):
                 check_given(given)
             else:
                 engine_version(self.cfg.ocr.engine, self.cfg.ocr.weights)
+
+    def _read_by_all(self, splits: Sequence[str], trains: bool) -> Split:
+        """Return the training split, whose captions make the tokens, or one of `splits`.
+
+        The latter only where there is no training split and nobody trains: no weights know any
+        tokens then.
+        """
+        try:
+            return self.split("train")
+        except UserError:
+            if trains:
+                raise
+            return self.split(splits[-1])
 
     def missing(self, name: str) -> list[Clip]:
         """Return the clips of a split whose files are not there."""

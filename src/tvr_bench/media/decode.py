@@ -47,6 +47,19 @@ class Decoder:
         if wanted:
             yield from self._from_the_start(wanted)
 
+    def shares(self, numbers: Iterable[int], count: int) -> list[list[int]]:
+        """Return `numbers` in at most `count` parts of like work, which share no packet."""
+        if self._index.frames is None:
+            return [list(numbers)]
+        runs = sorted(self._runs(set(numbers)), key=lambda r: r.start.position - r.last)
+        parts: list[list[int]] = [[] for _ in range(min(count, len(runs)))]
+        work = [0] * len(parts)
+        for run in runs:  # the longest first, each to whoever has least to do
+            least = work.index(min(work))
+            parts[least] += run.wanted.values()
+            work[least] += run.last - run.start.position + 1
+        return parts
+
     def _runs(self, numbers: Iterable[int]) -> list[_Run]:
         """Return what to decode for `numbers`, jumping where a key frame lies in between."""
         frames = self._index.frames

@@ -8,10 +8,13 @@ that no wanted frame needs are not decoded. How a broken file is treated: `packe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
@@ -31,6 +34,8 @@ __all__ = [
     "read_frames",
     "segment_centres",
 ]
+
+Images: TypeAlias = dict[int, np.ndarray]  # of frames by their numbers
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,12 @@ class VideoInfo:
 class Video:
     """One open file; get it from `open_video`."""
 
-    def __init__(self, path: Path, index: PacketIndex, codec: VideoCodecContext) -> None:
+    def __init__(
+        self, path: Path, index: PacketIndex, codec: VideoCodecContext, threads: int = 1
+    ) -> None:
         self.path = path
         self._index = index
+        self._threads = threads
         self._codec_name = codec.name
         self._decoder = Decoder(index, codec)
 
@@ -95,15 +103,32 @@ class Video:
         crop: str = "none",
     ) -> np.ndarray:
         """Return uint8 [F, H, W, 3], the frame shown at each of `times`; see `read_frames`."""
-        scale = Scaler(size, resize, crop)
+        scaler = partial(Scaler, size, resize, crop)
+        scaler()  # a request that makes no sense is an error even where nothing is asked for
         numbers = [self._number(t) for t in times]
         with naming(self.path):
-            images = {n: scale(frame) for n, frame in self._decoder.frames(numbers)}
+            images = self._images(numbers, scaler)
         if not images:
             return np.empty((0, *(size or (0, 0)), 3), np.uint8)
         if len({image.shape for image in images.values()}) > 1:
             raise unreadable(self.path, "the frame size changes within the clip and no size is set")
         return np.stack([images[n] for n in numbers])
+
+    def _images(self, numbers: Sequence[int], scaler: Callable[[], Scaler]) -> Images:
+        """Return the pixels of each frame; every thread has a decoder and groups of its own."""
+        shares = self._decoder.shares(numbers, self._threads)
+        if len(shares) < 2:
+            return _scaled(self._decoder, numbers, scaler())
+        with ThreadPoolExecutor(len(shares) - 1) as pool:
+            others = [pool.submit(self._apart, share, scaler()) for share in shares[1:]]
+            images = _scaled(self._decoder, shares[0], scaler())
+            for other in others:
+                images |= other.result()
+        return images
+
+    def _apart(self, numbers: Sequence[int], scale: Scaler) -> Images:
+        with open_stream(self.path) as (_, stream):
+            return _scaled(Decoder(self._index, stream.codec_context), numbers, scale)
 
     def _number(self, seconds: float) -> int:
         """Return the number of the frame on show at `seconds`."""
@@ -115,14 +140,22 @@ class Video:
         )
 
 
+def _scaled(decoder: Decoder, numbers: Sequence[int], scale: Scaler) -> Images:
+    return {number: scale(frame) for number, frame in decoder.frames(numbers)}
+
+
 @contextmanager
-def open_video(path: Path) -> Iterator[Video]:
-    """Yield the open video at `path`, for more than one question about it; raises `VideoError`."""
+def open_video(path: Path, threads: int = 1) -> Iterator[Video]:
+    """Yield the open video at `path`, for more than one question about it; raises `VideoError`.
+
+    `threads` decode groups of pictures side by side; FFmpeg's own threads are not used, for they
+    deadlock beside torch's.
+    """
     with ExitStack() as stack:
         with naming(path):
             container, stream = stack.enter_context(open_stream(path))
             index = index_packets(path, container, stream)
-        yield Video(path, index, stream.codec_context)
+        yield Video(path, index, stream.codec_context, threads)
 
 
 def probe(path: Path) -> VideoInfo:
@@ -137,6 +170,7 @@ def read_frames(
     size: tuple[int, int] | None = None,
     resize: str = "fast",
     crop: str = "none",
+    threads: int = 1,
 ) -> np.ndarray:
     """Return uint8 [F, H, W, 3]: the upright rgb frame shown at each of `times`.
 
@@ -145,7 +179,7 @@ def read_frames(
     `VideoError` where the file cannot be read, a time is outside it or a frame does not decode:
     never another frame instead.
     """
-    with open_video(path) as video:
+    with open_video(path, threads) as video:
         return video.read(times, size, resize, crop)
 
 

@@ -21,7 +21,8 @@ from tvr_bench.errors import UserError
 from tvr_bench.evaluation.efficiency import count_flops
 from tvr_bench.models.layers import cait_bert
 from tvr_bench.models.layers.backbone import build_backbone
-from tvr_bench.models.layers.cait_bert import HUB, CaitBertBackbone
+from tvr_bench.models.layers.cait_bert import CaitBertBackbone
+from tvr_bench.models.layers.hub import CAIT_BERT as HUB
 from tvr_bench.registry import create_model
 
 WORDS = 12

@@ -19,7 +19,8 @@ from tvr_bench import config
 from tvr_bench.datamodules.tokens import build_tokenizer, encode, save_tokenizer, train_tokenizer
 from tvr_bench.errors import UserError
 from tvr_bench.models.layers.backbone import build_backbone
-from tvr_bench.models.layers.clip import HUB, ClipBackbone
+from tvr_bench.models.layers.clip import ClipBackbone
+from tvr_bench.models.layers.hub import CLIP as HUB
 from tvr_bench.registry import create_model
 
 CAPTIONS = ["a dog runs to the left", "a red sign says open", "two cats sleep"]

@@ -30,9 +30,10 @@ from models.layers.openai_files import (
 from tvr_bench import config
 from tvr_bench.datamodules.tokens import build_tokenizer, encode, save_tokenizer, train_tokenizer
 from tvr_bench.errors import UserError
-from tvr_bench.models.layers import clip, openai_clip
+from tvr_bench.models.layers import clip, hub
 from tvr_bench.models.layers.backbone import build_backbone
-from tvr_bench.models.layers.clip import HUB, ClipBackbone
+from tvr_bench.models.layers.clip import ClipBackbone
+from tvr_bench.models.layers.hub import CLIP as HUB
 from tvr_bench.models.layers.openai_clip import load_openai
 from tvr_bench.models.layers.torch_files import plain_data, read_state, read_torchscript
 
@@ -138,7 +139,7 @@ def official(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A folder in which our file is taken for the official one."""
     (tmp_path / "ViT-B-32.pt").write_bytes((folder / "archive.pt").read_bytes())
     digest = hashlib.sha256((folder / "archive.pt").read_bytes()).hexdigest()
-    monkeypatch.setitem(openai_clip.OFFICIAL, "ViT-B-32.pt", (NAME, digest))
+    monkeypatch.setitem(hub.OPENAI, "ViT-B-32.pt", (NAME, digest))
     return tmp_path
 
 
@@ -152,13 +153,13 @@ def test_an_official_file_is_verified(official: Path) -> None:
     assert "is not OpenAI's ViT-B-32.pt" in _fails(path)
 
 
-@pytest.mark.parametrize("file", openai_clip.OFFICIAL)
+@pytest.mark.parametrize("file", hub.OPENAI)
 def test_a_file_of_ones_own_must_not_have_an_official_name(
     file: str, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / file).write_bytes((folder / "state.pt").read_bytes())
-    message = _fails(tmp_path / file, openai_clip.OFFICIAL[file][0])
-    assert openai_clip.OFFICIAL[file][1] in message and "another name" in message
+    message = _fails(tmp_path / file, hub.OPENAI[file][0])
+    assert hub.OPENAI[file][1] in message and "another name" in message
 
 
 def test_the_tokenizer_lies_beside_the_file(folder: Path) -> None:

@@ -22,12 +22,10 @@ from torch.nn import functional as F
 
 from tvr_bench.errors import UserError
 from tvr_bench.models.layers import towers
+from tvr_bench.models.layers.hub import CAIT_BERT as HUB
+from tvr_bench.models.layers.hub import SAFE
 
 NAME = "cait_bert"
-HUB = {  # by the name of the folder under backbone.weights
-    "cait_s24_224": "timm/cait_s24_224.fb_dist_in1k",
-    "bert-base-uncased": "google-bert/bert-base-uncased",
-}
 _IMAGE, _TEXT = HUB
 _TEXT_SIZES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
@@ -38,7 +36,7 @@ _IMAGE_SIZES = (
     *("img_size", "patch_size", "embed_dim", "depth", "depth_token_only"),
     *("num_heads", "mlp_ratio", "mlp_ratio_token_only"),
 )
-_FILES = ["config.json", "model.safetensors"]
+_FILES = ["config.json", SAFE]
 
 
 def text_source(name: str, weights: str | None) -> str:
@@ -130,7 +128,7 @@ def _load_image(weights: str | None) -> Any:
     try:
         folder = Path(where if weights else snapshot_download(where, allow_patterns=_FILES))
         # timm would take a pickle too, and leave what the file lacks at random
-        tensors = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / SAFE)
         kind = str(json.loads((folder / "config.json").read_text())["architecture"])
         if not kind.startswith("cait_"):
             raise ValueError(f"{kind[:60]} is no CaiT")

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
 from tvr_bench.models.layers import towers
-from tvr_bench.models.layers.openai_clip import OFFICIAL, load_openai
+from tvr_bench.models.layers.hub import CLIP as HUB
+from tvr_bench.models.layers.hub import OPENAI, PICKLE, SAFE
+from tvr_bench.models.layers.openai_clip import load_openai
 from tvr_bench.models.layers.torch_files import read_state
 
-HUB = {
-    "clip_vit_b32": "openai/clip-vit-base-patch32",
-    "clip_vit_b16": "openai/clip-vit-base-patch16",
-}
 ENDS = ("<|startoftext|>", "<|endoftext|>")  # around every text
 _PART = "clip"
 _SIZES = (
@@ -31,7 +29,6 @@ _TEXT_SIZES = (
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
 _IMAGE_SIZES = (*_SIZES, "num_channels", "image_size", "patch_size")
-_SAFE, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -61,7 +58,7 @@ def is_file(where: str) -> bool:
 def missing(name: str, where: str, error: BaseException) -> UserError:
     """Return the one error that says which weights to download and where to put them."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    file = next(file for file, (backbone, _) in OFFICIAL.items() if backbone == name)
+    file = next(file for file, (backbone, _) in OPENAI.items() if backbone == name)
     return UserError(
         f"backbone {name} has no weights at '{where}' ({reason}). Download the repository "
         f"{HUB[name]} (config.json, tokenizer.json, model.safetensors or pytorch_model.bin) from "
@@ -143,7 +140,7 @@ def _download(repository: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    for weights in (_SAFE, _PICKLE):
+    for weights in (SAFE, PICKLE):
         files = ["config.json", "tokenizer.json", weights]
         folder = Path(snapshot_download(repository, allow_patterns=files))
         if (folder / weights).is_file():
@@ -157,11 +154,11 @@ def _open(folder: Path) -> tuple[Any, dict[str, Any]]:
 
     place: Path | None = folder
     how: dict[str, Any] = {"use_safetensors": True}  # never a pickle that can run code
-    if (folder / _PICKLE).is_file() and not list(folder.glob("*.safetensors")):
+    if (folder / PICKLE).is_file() and not list(folder.glob("*.safetensors")):
         place = None
         how = {
             "config": CLIPConfig.from_pretrained(folder),
-            "state_dict": read_state(folder / _PICKLE),
+            "state_dict": read_state(folder / PICKLE),
         }
     loaded: Any = CLIPModel.from_pretrained(
         place, dtype=torch.float32, output_loading_info=True, **how

@@ -17,18 +17,9 @@ import torch
 from torch import Tensor
 
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers.hub import OPENAI
 from tvr_bench.models.layers.torch_files import is_torchscript, read_state, read_torchscript
 
-OFFICIAL = {  # file name -> backbone and SHA-256; the latter is a part of OpenAI's download address
-    "ViT-B-32.pt": (
-        "clip_vit_b32",
-        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-    ),
-    "ViT-B-16.pt": (
-        "clip_vit_b16",
-        "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
-    ),
-}
 _HEAD = 64  # channels per attention head in every CLIP of OpenAI
 _SIZES = ("input_resolution", "context_length", "vocab_size")  # kept among the tensors
 _RENAMED = (  # in this order
@@ -73,7 +64,7 @@ def load_openai(name: str, path: Path) -> Any:
 
 
 def _advice(name: str) -> str:
-    file, (_, digest) = next(pair for pair in OFFICIAL.items() if pair[1][0] == name)
+    file, (_, digest) = next(pair for pair in OPENAI.items() if pair[1][0] == name)
     return (
         f"fetch OpenAI's {file} (sha256 {digest}), or set backbone.weights to a folder or a name "
         "on the Hugging Face hub"
@@ -82,9 +73,9 @@ def _advice(name: str) -> str:
 
 def _check_official(name: str, path: Path) -> None:
     """Raise UserError where a file is not the one that its name says, or is another backbone."""
-    if path.name not in OFFICIAL:
+    if path.name not in OPENAI:
         return
-    backbone, wanted = OFFICIAL[path.name]
+    backbone, wanted = OPENAI[path.name]
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
