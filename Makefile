@@ -20,7 +20,7 @@ help:  ## show this help
 	@echo "targets:"
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "variables:"
-	@echo "  MODEL=tcard|cret|bicnet|eercf|meanpool|all   DATA=signvid|csv   SEED=0   GPUS=8   ARGS=\"key=value ...\""
+	@echo "  MODEL=tcard|cret|bicnet|eercf|meanpool|all   DATA=signvid|csv|msrvtt|...   SEED=0   GPUS=8   ARGS=\"key=value ...\""
 	@echo "  SWEEP=cret/gees   SEEDS=3"
 
 setup: $(READY)  ## make .venv from the lock file and install the package into it

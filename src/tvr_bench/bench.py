@@ -186,20 +186,18 @@ def interruptible(run_dir: Path) -> Iterator[None]:
 def fit(
     trainer: pl.Trainer, model: RetrievalModule, data: VideoTextDataModule, run_dir: Path
 ) -> float:
-    """Train, from the last checkpoint if there is one; return the seconds.
+    """Train, from the last checkpoint if there is one; return the seconds, earlier ones included.
 
     The model is left with the weights that `eval.selection` names.
     """
     last = run_dir / "checkpoints" / "last.ckpt"
-    start = time.perf_counter()
     resume = str(last) if last.exists() else None
     with interruptible(run_dir):
         # a checkpoint of our own, yet read as strictly as a stranger's
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-    seconds = time.perf_counter() - start
     if (state := training.best_or_last(trainer, model.cfg.eval.selection)) is not None:
         model.load_state_dict(state)
-    return seconds
+    return training.seconds(trainer)
 
 
 def save_weights(model: RetrievalModule, run_dir: Path) -> None:

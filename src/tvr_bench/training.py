@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,43 @@ def _checkpoints(cfg: Config, run_dir: Path) -> list[Callback]:
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     rates = [LearningRateMonitor("step")] if cfg.log.csv or cfg.log.tensorboard else []
-    return [ValidateAtEnd(), best, last, *rates]
+    return [TrainClock(), ValidateAtEnd(), best, last, *rates]
+
+
+class TrainClock(Callback):
+    """Counts the seconds of training, over all the processes in which a run was resumed.
+
+    What was done after the last checkpoint, and has to be done again, counts once.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._start = self._end = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training up to now, or to its end."""
+        return self._before + (self._end or time.perf_counter()) - self._start
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start; what earlier processes took is loaded by now."""
+        self._start, self._end = time.perf_counter(), 0.0
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop."""
+        self._end = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._before = float(state_dict["seconds"])
+
+
+def seconds(trainer: pl.Trainer) -> float:
+    """Return the seconds that a trainer of `build_trainer` has trained, resumed runs included."""
+    return next(c for c in trainer.callbacks if isinstance(c, TrainClock)).seconds  # type: ignore[attr-defined]
 
 
 class ValidateAtEnd(Callback):
