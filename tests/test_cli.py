@@ -16,7 +16,10 @@ import yaml
 from tvr_bench import cli, config
 from tvr_bench.cli import main
 
-COMMANDS = ["bench", "sweep", "ocr", "score", "leaderboard", "config", "list"]
+COMMANDS = [
+    *("bench", "sweep", "data", "ocr", "score", "leaderboard", "export", "doctor", "config"),
+    "list",
+]
 
 
 def _help(*words: str, capsys: pytest.CaptureFixture[str]) -> str:

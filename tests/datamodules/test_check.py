@@ -102,11 +102,14 @@ def test_what_is_wrong_with_the_annotations_is_said_in_a_line(
         assert capsys.readouterr().err.count("\n") == 1
 
 
+WHOLE = Counts(5, 5)
+
+
 def _report(**splits: Any) -> Report:
     made = [
         SplitReport(name, **splits.get(name, {"clips": 5})) for name in ("train", "val", "test")
     ]
-    return Report("x", made, [], Path("m"), Path("l"))
+    return Report("x", made, [], Path("m"), Path("l"), splits.get("unlike", ""))
 
 
 @pytest.mark.parametrize(
@@ -116,9 +119,10 @@ def _report(**splits: Any) -> Report:
         ({"test": {"clips": 5, "official": Counts(5, 5)}}, True, "comparable: both"),
         ({"test": {"clips": 5, "missing": ["a"]}}, False, "1 of 5 test videos"),
         ({"test": {"clips": 5, "unreadable": ["a", "b"]}}, False, "2 of 5 test videos"),
+        ({"unlike": "other captions"}, False, "not comparable: other captions"),
         ({"test": {"error": "no file"}}, False, r"cannot be read \(no file\)"),
         (
-            {"test": {"clips": 5, "official": Counts(5, 5)}, "train": {"clips": 9, "missing": [""]}},
+            {"test": {"clips": 5, "official": WHOLE}, "train": {"clips": 9, "missing": ["a"]}},
             False,
             "evaluation of given weights is comparable.*1 of 9 training",
         ),

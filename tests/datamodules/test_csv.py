@@ -165,7 +165,8 @@ def test_all_captions_of_a_video_stay_together() -> None:
 @given(names=st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=4, max_size=12))
 def test_a_handful_of_videos_fills_every_split(names: set[str]) -> None:
     found = _splits(assign_splits([Row(2, name, "x", "") for name in sorted(names)]))
-    assert len(found["train"]) >= 2 and found["val"] and found["test"]
+    least = 2 if len(names) >= 8 else 1
+    assert len(found["train"]) >= 2 and min(len(found["val"]), len(found["test"])) >= least
     assert sorted(name for part in found.values() for name in part) == sorted(names)
 
 

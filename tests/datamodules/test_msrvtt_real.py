@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from real import DATA
 from tvr_bench import config
 from tvr_bench.datamodules.msrvtt import MsrvttDataModule, differences, read_annotations
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-REAL = Path(os.environ.get("TVR_BENCH_REALDATA", SHARED)) / "msrvtt"
+REAL = DATA / "msrvtt"
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not there")
 
 
@@ -25,6 +24,10 @@ def real(*settings: str, root: Path = REAL) -> MsrvttDataModule:
 
 def _counts(data: MsrvttDataModule, *names: str) -> list[tuple[int, int]]:
     return [(len(data.split(n).clips), len(data.split(n).queries)) for n in names]
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
 
 
 def test_the_real_1k_a() -> None:
@@ -66,16 +69,15 @@ def test_the_real_files_in_the_layouts_of_others(tmp_path: Path) -> None:
     (frozen / "annotation" / "MSR_VTT.json").write_text(json.dumps({"annotations": listed}))
     for path in (REAL / "ce_lists").iterdir():
         (lists / path.name).symlink_to(path)
-    same = {"".join(text.split()): i for texts in rows.values() for i, text in enumerate(texts)}
-    index = {
-        clip: same.get("".join(text.split()), 0) % 20 for clip, text in wanted._sentences.items()
-    }
+    letters = {one: [_letters(text) for text in texts] for one, texts in rows.items()}
+    index = {one: letters[one].index(_letters(t)) for one, t in wanted._sentences.items()}
     (lists / "jsfusion_val_caption_idx.pkl").write_bytes(pickle.dumps(index))
     for root in (tmp_path / "clip4clip", frozen):
         data = real(root=root)
         assert data.split("train").queries == wanted.split("train").queries
-        found, known = ({q.clip_id for q in d.split("test").queries} for d in (data, wanted))
-        assert found == known
+        tested = [{q.clip_id: q.text for q in d.split("test").queries} for d in (data, wanted)]
+        assert tested[0].keys() == tested[1].keys()
+        assert all(_letters(tested[0][one]) == _letters(text) for one, text in tested[1].items())
     data = real(root=tmp_path / "clip4clip")
     assert data.split("test").queries == wanted.split("test").queries
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from real import DATA
 from tvr_bench import config
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.datamodules.msvd import MsvdDataModule, read_corpus
 from tvr_bench.errors import UserError
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-DATA = Path(os.environ.get("TVR_BENCH_REALDATA", SHARED))
 REAL = DATA / "msvd"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotations are not there")
 
@@ -115,17 +113,13 @@ def test_every_form_has_the_same_splits(layout: str, make: Make) -> None:
 
 
 def test_the_corpus_is_said_to_be_one(make: Make) -> None:
-    assert make(LAYOUTS["X-Pool"]).notes() == []
+    assert make(LAYOUTS["X-Pool"]).unlike_papers() == ""
     data = make(LAYOUTS["X-Pool"])
-    (line,) = make_corpus_notes(data)
-    assert "4 in the test split, where the papers have 4" in line and "raw-captions.pkl" in line
-
-
-def make_corpus_notes(data: MsvdDataModule) -> list[str]:
     root = Path(data.cfg.data.root)
     (root / "captions_msvd.json").unlink()
     (root / "video_corpus.csv").write_text(_corpus(*NAMES))
-    return data.notes()
+    line = data.unlike_papers()
+    assert "4 in the test split, where the papers have 4" in line and "raw-captions.pkl" in line
 
 
 def test_corpus_captions_keep_their_line_ends(tmp_path: Path) -> None:

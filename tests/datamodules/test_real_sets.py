@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from real import DATA
 from tiny import TINY_MODEL, TINY_RUN
 from tvr_bench.cli import main
 from tvr_bench.leaderboard.record import load_record
 
-SHARED = Path(
-    os.environ.get("TVR_BENCH_REALDATA", Path(__file__).parents[2].parent / "shared/data")
-)
-CLIPS = SHARED / "videos" / "datasets"
+CLIPS = DATA / "videos" / "datasets"
 SETS = {"msrvtt": (1_000, 1_000), "msvd": (27_763, 670), "textvr": (2_727, 2_727)}  # test split
 
 pytestmark = [
@@ -33,7 +30,7 @@ def _folder(name: str, target: Path) -> Path:
         if path.suffix != ".tsv":
             shutil.copy(path, target / path.name.removeprefix(f"{name}_"))
     if name == "textvr":  # its clips at hand are not in the test split: one stands in
-        first = json.loads((SHARED / name / "TextVR_test.json").read_text())[0]["path"]
+        first = json.loads((DATA / name / "TextVR_test.json").read_text())[0]["path"]
         (target / first).parent.mkdir(parents=True)
         shutil.copy(next(CLIPS.glob("textvr_*.mp4")), target / first)
     return target
@@ -45,7 +42,7 @@ def test_a_real_test_split_is_evaluated_and_every_missing_id_named(
 ) -> None:
     queries, clips = SETS[name]
     videos = _folder(name, tmp_path / "videos")
-    words = [f"data={name}", f"data.annotations={SHARED / name}", f"data.videos={videos}"]
+    words = [f"data={name}", f"data.annotations={DATA / name}", f"data.videos={videos}"]
     words += [*TINY_MODEL, *TINY_RUN, f"paths.cache={tmp_path / 'cache'}"]
     words += ["model=meanpool", "trainer.epochs=0", "trainer.steps=null", "text.words=16"]
 

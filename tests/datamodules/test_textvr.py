@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from media.make_clips import make_clip
+from real import DATA
 from tiny import TINY_MODEL, TINY_RUN
 from tvr_bench.config import load
 from tvr_bench.datamodules.annotated import Counts
@@ -19,8 +19,7 @@ from tvr_bench.datamodules.textvr import TextVrDataModule, read_records
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 
-REAL = Path(os.environ.get("TVR_BENCH_REALDATA", Path(__file__).parents[3] / "shared" / "data"))
-REAL_FILES = REAL / "textvr"
+REAL_FILES = DATA / "textvr"
 
 real = pytest.mark.skipif(
     not (REAL_FILES / "TextVR_test.json").is_file(), reason="TextVR's own files are not there"

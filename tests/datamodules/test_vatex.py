@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from real import DATA
 from tvr_bench import config
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.datamodules.vatex import VatexDataModule, read_records
 from tvr_bench.errors import UserError
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-REAL = Path(os.environ.get("TVR_BENCH_REALDATA", SHARED)) / "vatex"
+REAL = DATA / "vatex"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real lists are not there")
 
 TRAIN = ["-aB_c_000001_000011", "_x0_000002_000012", "a-b_000003_000013"]

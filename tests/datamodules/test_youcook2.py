@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from real import DATA
 from tvr_bench.config import load
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.datamodules.youcook2 import Youcook2DataModule
 from tvr_bench.errors import UserError
 from tvr_bench.schema import Config
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-REAL = Path(os.environ.get("TVR_BENCH_REALDATA", SHARED)) / "youcook2"
+REAL = DATA / "youcook2"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotation files are not there")
 
 JSON = "youcookii_annotations_trainval.json"

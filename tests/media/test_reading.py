@@ -126,6 +126,24 @@ def test_cut_and_doubtful_words_become_the_whole_ones() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        ("toky0", "tokyo"),
+        ("be11", "bell"),
+        ("5a1e", "sale"),
+        ("10", "10"),  # a number, whatever it looks like
+        ("t0kyoo", "t0kyoo"),
+        ("a4", "a4"),
+    ],
+)
+def test_a_digit_among_letters_is_the_letter_that_was_read_elsewhere(
+    read: str, expected: str
+) -> None:
+    texts = settle([text("tokyo bell sale lo"), text(read)])
+    assert texts[1].words == (expected,)
+
+
 def test_frames_without_text_ask_nothing_of_the_recogniser() -> None:
     engine = ColourEngine()
     assert read_texts(np.stack([draw([])] * 4), WindowSpec(), engine) == []

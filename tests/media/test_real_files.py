@@ -9,11 +9,15 @@ import av
 import numpy as np
 import pytest
 from make_clips import slow_frames
+from PIL import Image
 
-from tvr_bench.media.video import VideoError, open_video, segment_centres
+from tvr_bench.datamodules.types import Clip
+from tvr_bench.files import Ledger
+from tvr_bench.media.cache import FrameSpec, build_frames
+from tvr_bench.media.video import VideoError, open_video, read_frames, segment_centres
 
-SHARED = Path(os.environ.get("TVR_SHARED", Path(__file__).parents[2].parent / "shared"))
-VIDEOS = SHARED / "data" / "videos"
+DATA = os.environ.get("TVR_BENCH_REALDATA", Path(__file__).parents[3] / "shared" / "data")
+VIDEOS = Path(DATA) / "videos"
 FILES = sorted(p for p in VIDEOS.glob("*/*") if p.suffix != ".tsv") if VIDEOS.is_dir() else []
 UNREADABLE = {
     "derived/not_a_video.mp4",
@@ -72,3 +76,63 @@ def test_the_main_stream_of_two_is_read():
     with open_video(VIDEOS / "general" / "torchcodec_nasa_13013.mp4") as video:
         info = video.info()
     assert (info.width, info.height, info.frames) == (480, 270, 390)
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, dict[str, np.ndarray]]:
+    """What a plain decode of each file gives, squeezed in either way."""
+    found = {}
+    for path in FILES:
+        if name_of(path) in UNREADABLE:
+            continue
+        with open_video(path) as video:
+            times, quarters = segment_centres(video.duration, 12), video.info().rotation // 90
+        size = (48, 64) if quarters % 2 == 0 else (64, 48)
+        found[path.name] = {
+            "fast": _shown(path, times, size, quarters),
+            "exact": np.stack(
+                [
+                    np.asarray(Image.fromarray(frame).resize((64, 48), Image.Resampling.BICUBIC))
+                    for frame in _shown(path, times, None, quarters)
+                ]
+            ),
+        }
+    return found
+
+
+def _shown(path: Path, times: list[float], size: tuple[int, int] | None, quarters: int):
+    slow, at, shown = _decoded(path, size), 0, []
+    for time in times:
+        while at + 1 < len(slow) and slow[at + 1][0] <= time + 1e-9:
+            at += 1
+        shown.append(np.ascontiguousarray(np.rot90(slow[at][1], -quarters)))
+    return np.stack(shown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+@pytest.mark.parametrize("resize", ["fast", "exact"])
+def test_every_file_in_every_way(references, tmp_path, resize, codec, workers):
+    clips, ledger = [Clip(path.name, path) for path in FILES], Ledger()
+    spec = FrameSpec(12, (48, 64), resize=resize, codec=codec, timeout=60.0)
+    store = build_frames(clips, spec, tmp_path, ledger=ledger, workers=workers, shard_size=8)
+    assert ledger.ids("frames") == {Path(name).name for name in UNREADABLE}
+    assert set(store) == set(references)
+    for name, expected in references.items():
+        frames, _ = store.get(name)
+        if codec == "raw":
+            assert np.array_equal(frames, expected[resize]), name
+        else:
+            assert np.abs(frames.astype(int) - expected[resize]).mean() < 8, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [2, 3])
+def test_more_threads_read_the_same(threads):
+    for path in FILES:
+        if name_of(path) not in UNREADABLE:
+            with open_video(path) as video:
+                times = segment_centres(video.duration, 12)
+                one = video.read(times, (48, 64))
+            assert np.array_equal(one, read_frames(path, times, (48, 64), threads=threads))

@@ -79,6 +79,10 @@ class AnnotatedDataModule(VideoTextDataModule):
         """Return lines for a person: what is odd about the annotations and may change a score."""
         return []
 
+    def unlike_papers(self) -> str:
+        """Return why scores on these annotations cannot be held against the papers', "" if so."""
+        return ""
+
     @property
     def annotation_files(self) -> dict[str, Path]:
         """The annotation files that were opened so far, by the name they were asked for."""

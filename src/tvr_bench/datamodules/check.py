@@ -52,13 +52,17 @@ class SplitReport:
 
 @dataclass
 class Report:
-    """What a check found: the splits, lines about the annotations, and where the files lie."""
+    """What a check found: the splits, lines about the annotations, and where the files lie.
+
+    `unlike` says why the annotations are not the papers', where they are not.
+    """
 
     data: str
     splits: list[SplitReport]
     notes: list[str]
     manifest: Path
     ledger: Path
+    unlike: str = ""
 
     @property
     def verdict(self) -> tuple[bool, str]:
@@ -73,6 +77,8 @@ class Report:
                 f"not comparable: {gone:,} of {test.clips:,} test videos are missing or cannot be "
                 "read, and count as misses"
             )
+        if self.unlike:
+            return False, f"not comparable: {self.unlike}"
         if test.official is None:
             return True, "the test split is whole; there is no official size to hold it to"
         if not train.whole:
@@ -105,7 +111,8 @@ def check(data: VideoTextDataModule, out: Path, *, whole: bool = False) -> Repor
         if report.name in splits:
             _fill(report, splits[report.name], facts, ledger, _expected(data))
     _write_manifest(out / MANIFEST, splits, facts)
-    return Report(data.cfg.data.name, reports, _notes(data), out / MANIFEST, out / LEDGER)
+    notes, unlike = _remarks(data)
+    return Report(data.cfg.data.name, reports, notes, out / MANIFEST, out / LEDGER, unlike)
 
 
 def look_at(
@@ -171,12 +178,17 @@ def _read_splits(data: VideoTextDataModule) -> tuple[list[SplitReport], dict[str
     return reports, splits
 
 
-def _notes(data: VideoTextDataModule) -> list[str]:
-    """Return what is odd about the annotations; a file that is missing is one such line."""
+def _remarks(data: VideoTextDataModule) -> tuple[list[str], str]:
+    """Return what is odd about the annotations, and why they are not the papers'.
+
+    A file that is missing is one such line.
+    """
+    if not isinstance(data, AnnotatedDataModule):
+        return [], ""
     try:
-        return data.notes() if isinstance(data, AnnotatedDataModule) else []
+        return data.notes(), data.unlike_papers()
     except UserError as error:
-        return [str(error)]
+        return [str(error)], ""
 
 
 def _expected(data: VideoTextDataModule) -> dict[str, float]:

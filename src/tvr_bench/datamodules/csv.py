@@ -23,6 +23,7 @@ from tvr_bench.registry import register_dataset
 
 _COLUMNS = ("video", "caption", "split", "start", "end")
 _SECONDS = re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_FEW = 8  # videos: with fewer, every one that is not trained on is dear
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def assign_splits(rows: list[Row]) -> list[Row]:
     """Return the rows with a split each: their own or, where no row has one, a fixed 80/10/10.
 
     The share depends on the videos' names alone, so adding a row moves no other video. Where that
-    leaves a split empty (a handful of videos), the last two in hash order are val and test.
+    leaves fewer than two to validate or to test with (a handful of videos), the last in hash order
+    do: two each, or one each of fewer than eight.
     """
     if any(row.split for row in rows):
         for row in rows:
@@ -154,8 +156,11 @@ def assign_splits(rows: list[Row]) -> list[Row]:
         )
     chosen = {video: _split_of(_share(video)) for video in order}
     counts = Counter(chosen.values())
-    if counts["train"] < 2 or not counts["val"] or not counts["test"]:
-        chosen = dict.fromkeys(order, "train") | {order[-2]: "val", order[-1]: "test"}
+    least = 1 if len(order) < _FEW else 2
+    if counts["train"] < 2 or min(counts["val"], counts["test"]) < least:
+        val, test = order[-2 * least : -least], order[-least:]
+        chosen = dict.fromkeys(order, "train")
+        chosen |= dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
     return [replace(row, split=chosen[row.video]) for row in rows]
 
 

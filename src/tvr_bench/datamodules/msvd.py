@@ -64,16 +64,16 @@ class MsvdDataModule(AnnotatedDataModule):
         counts = self.counts[name]
         return Counts(counts.clips, None) if self._source == "corpus" else counts
 
-    def notes(self) -> list[str]:
+    def unlike_papers(self) -> str:
         """Return how the captions differ from the papers', where they are those of the corpus."""
         if self._source != "corpus":
-            return []
+            return ""
         found = sum(len(self._captions[one]) for one in self._names["test"])
-        return [
+        return (
             f"the captions are those of the corpus, with capitals and punctuation: {found:,} in "
             f"the test split, where the papers have {self.counts['test'].captions:,} without; "
             f"bring {_JSON} or {_PICKLE} for scores to compare"
-        ]
+        )
 
     @property
     def _source(self) -> str:

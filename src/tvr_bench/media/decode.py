@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ from av.video.frame import PictureType, VideoFrame
 from tvr_bench.media.demux import unreadable
 from tvr_bench.media.packets import IndexedFrame, PacketIndex
 
+_REORDERED = 16  # frames: as far as H.264 and HEVC may show a frame before one that it is made from
 # Decoders that can leave out a picture nobody refers to without a trace in any other one.
 _CAN_SKIP = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
 
@@ -103,16 +106,52 @@ class Decoder:
             raise unreadable(self._index.path, f"the frame at {second:.2f} s does not decode")
 
     def _decode(self, run: _Run, skip: bool) -> Iterator[tuple[int | None, VideoFrame]]:
-        """Yield every frame that comes out of `run` with its number, None if it is not wanted."""
+        """Yield every frame that comes out of `run` with its number, None if it is not wanted.
+
+        A frame that was made from a damaged one may come out before it, so one that is wanted is
+        held back until what could follow has come.
+        """
         frames = self._index.frames
         assert frames is not None
         numbers = {frames[n].pts: n for n in run.wanted.values()}
         needed = {run.start.position, *run.wanted}
-        for frame in self._feed(run.start.position, run.last, needed if skip else None):
-            number = numbers.get(frame.pts) if frame.pts is not None else None
-            if number is not None and frame.is_corrupt:
-                raise unreadable(self._index.path, "a damaged frame")
-            yield number, frame
+        held: deque[tuple[int, int, VideoFrame]] = deque()  # when it came, its number
+        damaged: set[int] = set()  # positions
+        feed = self._feed(run.start.position, run.last, needed if skip else None)
+        for count, frame in enumerate(feed):
+            number = None if frame.pts is None else numbers.get(frame.pts)
+            if frame.is_corrupt:
+                damaged |= self._positions(frame)
+            if number is None:
+                yield None, frame
+            else:
+                held.append((count, number, frame))
+            while held and held[0][0] <= count - _REORDERED:
+                yield self._vouched(*held.popleft()[1:], damaged)
+        for _, number, frame in held:
+            yield self._vouched(number, frame, damaged)
+
+    def _positions(self, frame: VideoFrame) -> set[int]:
+        """Return the position of the packet of `frame`, nothing where it has none of its own."""
+        frames = self._index.frames
+        assert frames is not None
+        at = bisect_left(frames, frame.pts or 0, key=lambda f: f.pts)
+        found = frame.pts is not None and at < len(frames) and frames[at].pts == frame.pts
+        return {frames[at].position} if found else set()
+
+    def _vouched(self, number: int, frame: VideoFrame, damaged: set[int]) -> tuple[int, VideoFrame]:
+        """Return number and frame; raises `VideoError` where it rests on a damaged one.
+
+        A stream that has no whole picture to start from repairs itself in its first frames; there
+        the decoder's word on the frame itself is all there is.
+        """
+        frames = self._index.frames
+        assert frames is not None
+        start = self._index.start_of(frames[number]).position
+        below = {p for p in damaged if start <= p < frames[number].position}
+        if frame.is_corrupt or (below and start not in below):
+            raise unreadable(self._index.path, "a damaged frame")
+        return number, frame
 
     def _counted(self, numbers: set[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yield frames by their place in the decoder's order, which must account for every one."""

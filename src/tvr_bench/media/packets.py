@@ -22,13 +22,15 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from tvr_bench.media.demux import open_stream, unreadable
+from tvr_bench.media.mpeg4 import is_coded, time_bits
+from tvr_bench.media.riff import indexed_pictures
 
 _MAX_PACKETS = 1_000_000  # nine hours at 30 frames per second
 _MAX_SECONDS = 172_800  # two days; a longer clock is a broken one
 _KEEP_BYTES = 256 << 20  # a larger stream is read from disk a second time, not held in memory
 _TAIL = 16  # packets: the deepest reordering of H.264 and HEVC
 _SHORT_S = 0.5  # a container that promises this much more than it holds has lost its end
-_MAX_NVOP = 19  # bytes; an MPEG-4 packet this small says "not coded" and shows no new frame
+_MAX_NVOP = 19  # bytes; an MPEG-4 packet this small may say "not coded" and show no new frame
 
 
 class _Mark(NamedTuple):
@@ -115,7 +117,7 @@ def index_packets(path: Path, container: InputContainer, stream: VideoStream) ->
         feed = [i for i in feed if _pts(marks[i]) >= _pts(marks[first_key])]
         frames = sorted(IndexedFrame(_pts(marks[i]), i) for i in feed if marks[i].shown)
     ticks = _plain_clock(path, marks, feed, stream) if frames is None else [f.pts for f in frames]
-    if len(marks) < len(every) or _is_short(marks, ticks, container, stream):
+    if len(marks) < len(every) or _is_short(path, marks, ticks, container, stream):
         ticks = ticks[: _certain(marks, ticks, frames, stream)]
     if not ticks:
         raise unreadable(path, "no whole video frame")
@@ -143,14 +145,17 @@ def _scan(
     path: Path, container: InputContainer, stream: VideoStream
 ) -> tuple[list[_Mark], list[Packet[VideoStream]] | None]:
     """Return a mark for every packet, and the packets unless they are too large to hold."""
-    codec = stream.codec_context.name
+    codec = stream.codec_context
+    bits = None
     marks: list[_Mark] = []
     kept: list[Packet[VideoStream]] | None = []
     size = 0
     for packet in container.demux(stream):
         if not packet.size:  # in AVI: "the last frame stays"; at the end: "flush"
             continue
-        marks.append(_mark(packet, codec))
+        if codec.name == "mpeg4" and not marks:
+            bits = time_bits((codec.extradata or b"") + bytes(packet))
+        marks.append(_mark(packet, codec.name, bits))
         size += packet.size
         if size > _KEEP_BYTES:
             kept = None
@@ -161,10 +166,12 @@ def _scan(
     return marks, kept
 
 
-def _mark(packet: Packet[VideoStream], codec: str) -> _Mark:
+def _mark(packet: Packet[VideoStream], codec: str, time_bits: int | None) -> _Mark:
     # VP8's alternative reference frames have a time stamp but are never shown.
     hidden = codec == "vp8" and not memoryview(packet)[0] >> 4 & 1
     nvop = codec == "mpeg4" and packet.size <= _MAX_NVOP
+    if nvop and time_bits:
+        nvop = not is_coded(bytes(packet), time_bits)
     return _Mark(
         packet.pts,
         packet.dts,
@@ -209,18 +216,35 @@ def _has_clock(
 
 
 def _is_short(
-    marks: list[_Mark], ticks: list[int], container: InputContainer, stream: VideoStream
+    path: Path,
+    marks: list[_Mark],
+    ticks: list[int],
+    container: InputContainer,
+    stream: VideoStream,
 ) -> bool:
     """Say whether the stream has lost its end between two packets, as far as one can tell."""
     if container.format.name in ("mpegts", "mpeg"):  # they promise nothing: look for a hole
         steps = [b - a for a, b in pairwise(ticks[-_TAIL:])]
         return bool(steps) and max(steps) >= 2 * min(steps)
     if container.format.name == "avi":
-        return stream.frames > len(marks)
-    if not ticks or stream.duration is not None or container.duration is None:
+        listed = indexed_pictures(path, stream.index, stream.frames)
+        if listed is not None and listed > len(marks):
+            cause = f"{listed - len(marks)} of {listed} pictures are missing in the middle"
+            raise unreadable(path, cause)  # and without time stamps nobody knows where
+        return listed is None and stream.frames > len(marks)
+    promised = _promised(container, stream)
+    if not ticks or promised is None:
         return False
     end = ticks[-1] + _length(marks, ticks, stream)
-    return container.duration / av.time_base - float(end * _time_base(stream)) > _SHORT_S
+    return promised - float(end * _time_base(stream)) > _SHORT_S
+
+
+def _promised(container: InputContainer, stream: VideoStream) -> float | None:
+    """Return the seconds that a header gives, None where it lists the packets themselves."""
+    if stream.duration is None:
+        return None if container.duration is None else container.duration / av.time_base
+    matroska = container.format.name.startswith("matroska")
+    return float(stream.duration * _time_base(stream)) if matroska else None
 
 
 def _certain(
@@ -230,8 +254,10 @@ def _certain(
     depth = stream.codec_context.reorder_depth
     if frames is None:
         return max(0, len(ticks) - depth)  # what a decoder would still hold back
+    if not depth:
+        return len(ticks)
     last = marks[-1].dts
-    return len(ticks) if not depth or last is None else bisect_right(ticks, last)
+    return max(1, len(ticks) - depth) if last is None else bisect_right(ticks, last)
 
 
 def _plain_clock(path: Path, marks: list[_Mark], feed: list[int], stream: VideoStream) -> list[int]:

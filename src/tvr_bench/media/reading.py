@@ -18,6 +18,7 @@ Reading = tuple[str, float]  # text and score
 _SURE = 0.9  # a reading below this score is checked against another sighting,
 _JUNK = 0.3  # unless it is below this one
 _ALIKE = 0.8  # likeness of a doubtful word to a sure one that it is taken for
+_LOOKS = str.maketrans("015il", "olsll")  # digits that pass for letters
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def settle(texts: Sequence[SceneText]) -> list[SceneText]:
     """Return the texts with doubtful and cut words replaced by the sure ones they stand for.
 
     A sign that leaves the frame, or is blurred for a moment, was read well at another time:
-    "veryday" cut by the left border is "everyday", a doubtful "tokyc" is "tokyo".
+    "veryday" cut by the left border is "everyday", a doubtful "tokyc" is "tokyo". A digit among
+    letters is doubtful at any score: "toky0" is "tokyo" where that was read.
     """
     sure = {w for t in texts if t.score >= _SURE and not any(t.cut) for w in t.words}
     return [replace(text, words=_settled(text, sorted(sure))) for text in texts]
@@ -141,9 +143,18 @@ def _settled(text: SceneText, sure: Sequence[str]) -> tuple[str, ...]:
         words[0] = next((s for s in sure if s.endswith(words[0])), words[0])
     if words and text.cut[1]:
         words[-1] = next((s for s in sure if s.startswith(words[-1])), words[-1])
+    words = [_lettered(word, sure) for word in words]
     if text.score < _SURE:
         words = [_nearest(word, sure) if word.isalpha() else word for word in words]
     return tuple(words)
+
+
+def _lettered(word: str, sure: Sequence[str]) -> str:
+    """Return the sure word of letters alone that a mixed word looks like, or itself."""
+    if word.isalpha() or not any(c.isalpha() for c in word):
+        return word
+    looks = word.translate(_LOOKS)
+    return next((s for s in sure if s.isalpha() and s.translate(_LOOKS) == looks), word)
 
 
 def _nearest(word: str, sure: Sequence[str]) -> str:

@@ -169,7 +169,9 @@ def _build_image(shape: dict[str, Any]) -> Any:
     import timm
 
     try:
-        model = timm.create_model(
+        if shape["embed_dim"] % shape["num_heads"]:
+            raise ValueError("heads do not part the width")
+        model: Any = timm.create_model(
             _IMAGE, pretrained=False, num_classes=0, **towers.select(shape, _IMAGE_SIZES)
         )
         colours = {key: tuple(shape[key]) for key in ("mean", "std")}

@@ -117,7 +117,7 @@ def plain_data(pickled: bytes) -> Any:
     """
     stack: list[Any] = []
     marks: list[int] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def since_mark() -> list[Any]:
         start = marks.pop()
@@ -150,7 +150,7 @@ def plain_data(pickled: bytes) -> Any:
                 for key, value in zip(values[::2], values[1::2], strict=True):
                     _of_kind(stack[-1], dict)[_of_kind(key, str)] = value
             case "GLOBAL":
-                stack.append(Made(argument))
+                stack.append(Made(str(argument)))
             case "REDUCE" | "NEWOBJ":
                 arguments = _of_kind(stack.pop(), tuple)
                 stack.append(Made(_of_kind(stack.pop(), Made).name, arguments))
