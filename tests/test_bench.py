@@ -280,7 +280,9 @@ def test_the_tested_weights_are_those_that_the_selection_names(
 
 
 def test_fewer_steps_than_an_epoch_are_validated_too(settings: list[str]) -> None:
-    run, record = _run(settings, "model=meanpool", "trainer.steps=1", "run.name=one", "eval.selection=best_val")
+    run, record = _run(
+        settings, "model=meanpool", "trainer.steps=1", "run.name=one", "eval.selection=best_val"
+    )
     assert record.protocol.selection == "best_val"
     kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert kept["global_step"] == 1

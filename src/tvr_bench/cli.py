@@ -46,10 +46,8 @@ _LEADERBOARD_EXAMPLES = """examples:
 _DATA_EXAMPLES = """examples:
   tvr-bench data check data=msrvtt data.root=/data/MSRVTT     is everything there, can it be read?
   tvr-bench data check data=csv data.file=videos.csv --whole  decode every frame
-  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT model=tcard
-                                             fill the caches: frames, scene text, frozen features
-  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT --shard 3/16
-                                             the fourth of sixteen parts, for job arrays
+  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT model=tcard      fill the caches
+  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT --shard 3/16     a part, for job arrays
 """
 _EXPORT_EXAMPLES = """examples:
   tvr-bench export runs/NAME models/NAME                  weights, settings, tokenizer, model card

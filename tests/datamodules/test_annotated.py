@@ -12,7 +12,7 @@ import pytest
 from media.make_clips import make_clip
 from tiny import TINY_MODEL, TINY_RUN
 from tvr_bench import config
-from tvr_bench.datamodules import annotated
+from tvr_bench.datamodules import annotation_files
 from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry, held_out
 from tvr_bench.errors import UserError
 
@@ -25,9 +25,9 @@ class Published(AnnotatedDataModule):
     wanted: Counts | None = None
 
     def read_entries(self, name: str) -> list[Entry]:
-        found = annotated.read_json(self.file("all.json", "annotations/all.json"), dict)
+        found = annotation_files.read_json(self.file("all.json", "annotations/all.json"), dict)
         return [
-            Entry(key, annotated.texts_of(texts, key), (f"{key}.mp4",))
+            Entry(key, annotation_files.texts_of(texts, key), (f"{key}.mp4",))
             for key, texts in found.items()
         ]
 
@@ -178,25 +178,25 @@ def test_a_byte_order_mark_emoji_and_long_captions_are_read(make: Make, tmp_path
 def test_a_file_that_is_too_large_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(annotated, "_LARGEST", 10)
+    monkeypatch.setattr(annotation_files, "_LARGEST", 10)
     (tmp_path / "a.json").write_text(json.dumps(["x" * 20]))
     with pytest.raises(UserError, match="larger than"):
-        annotated.read_json(tmp_path / "a.json", list)
+        annotation_files.read_json(tmp_path / "a.json", list)
 
 
 def test_tables_and_lists_say_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbfid,text\r\nv0,one\r\nv1,two\r\n")
-    assert annotated.read_table(path, ["id", "text"])[1] == {"id": "v1", "text": "two"}
+    assert annotation_files.read_table(path, ["id", "text"])[1] == {"id": "v1", "text": "two"}
     with pytest.raises(UserError, match="no column 'video'"):
-        annotated.read_table(path, ["video"])
+        annotation_files.read_table(path, ["video"])
     path.write_text("id,text\nv0\n")
     with pytest.raises(UserError, match="line 2 has too few cells"):
-        annotated.read_table(path, ["id", "text"])
+        annotation_files.read_table(path, ["id", "text"])
     path.write_text("a\n\n  b \n")
-    assert annotated.read_list(path) == ["a", "b"]
+    assert annotation_files.read_list(path) == ["a", "b"]
     known = {"a": 1, "b": 2}
-    assert annotated.in_order(["b", "a"], known, "x") == ["b", "a"]
+    assert annotation_files.in_order(["b", "a"], known, "x") == ["b", "a"]
     for ids, word in ((["a", "a"], "twice"), (["c"], "no captions")):
         with pytest.raises(UserError, match=word):
-            annotated.in_order(ids, known, "x")
+            annotation_files.in_order(ids, known, "x")

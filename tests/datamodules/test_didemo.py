@@ -12,7 +12,8 @@ import pytest
 
 from real import DATA
 from tvr_bench.config import load
-from tvr_bench.datamodules.annotated import Counts, read_table
+from tvr_bench.datamodules.annotated import Counts
+from tvr_bench.datamodules.annotation_files import read_table
 from tvr_bench.datamodules.didemo import DidemoDataModule, flickr_id
 from tvr_bench.errors import UserError
 from tvr_bench.schema import Config

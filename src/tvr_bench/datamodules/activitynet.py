@@ -11,16 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tvr_bench.datamodules.annotated import (
-    AnnotatedDataModule,
-    Counts,
-    Entry,
-    held_out,
-    in_order,
-    read_json,
-    read_list,
-    texts_of,
-)
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry, held_out
+from tvr_bench.datamodules.annotation_files import in_order, read_json, read_list, texts_of
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 

@@ -10,15 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from tvr_bench.datamodules.annotated import (
-    AnnotatedDataModule,
-    Counts,
-    Entry,
-    in_order,
-    read_json,
-    read_list,
-    read_table,
-)
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
+from tvr_bench.datamodules.annotation_files import in_order, read_json, read_list, read_table
 from tvr_bench.datamodules.base import SPLITS
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset

@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry, read_text
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
+from tvr_bench.datamodules.annotation_files import read_text
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 

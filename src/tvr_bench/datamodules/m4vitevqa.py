@@ -12,13 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tvr_bench.datamodules.annotated import (
-    AnnotatedDataModule,
-    Counts,
-    Entry,
-    read_json,
-    read_table,
-)
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
+from tvr_bench.datamodules.annotation_files import read_json, read_table
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 

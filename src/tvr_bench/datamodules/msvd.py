@@ -12,10 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from tvr_bench.datamodules.annotated import (
-    AnnotatedDataModule,
-    Counts,
-    Entry,
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
+from tvr_bench.datamodules.annotation_files import (
     in_order,
     read_json,
     read_list,

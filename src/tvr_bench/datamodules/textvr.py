@@ -12,13 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tvr_bench.datamodules.annotated import (
-    AnnotatedDataModule,
-    Counts,
-    Entry,
-    held_out,
-    read_json,
-)
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry, held_out
+from tvr_bench.datamodules.annotation_files import read_json
 from tvr_bench.datamodules.folder import checked_name, without_suffix
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError

@@ -10,15 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tvr_bench.datamodules.annotated import (
-    AnnotatedDataModule,
-    Counts,
-    Entry,
-    in_order,
-    read_json,
-    read_list,
-    texts_of,
-)
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
+from tvr_bench.datamodules.annotation_files import in_order, read_json, read_list, texts_of
 from tvr_bench.datamodules.folder import seconds_in
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset

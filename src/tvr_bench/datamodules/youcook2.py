@@ -8,14 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeGuard
 
-from tvr_bench.datamodules.annotated import (
-    AnnotatedDataModule,
-    Counts,
-    Entry,
-    held_out,
-    read_json,
-    read_table,
-)
+from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry, held_out
+from tvr_bench.datamodules.annotation_files import read_json, read_table
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 
