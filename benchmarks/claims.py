@@ -2,7 +2,8 @@
 
 Run: `.venv/bin/python benchmarks/claims.py [seeds=3] [key=value ...]`. It runs what is left of the
 sweep `claims` (every cell and seed a process of its own; `--report` runs nothing), then writes
-`benchmarks/claims.md`. A claim is two cells of the sweep that differ in one thing.
+`benchmarks/claims.md` and `docs/skills.png`. A claim is two cells of the sweep that differ in one
+thing.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from tvr_bench.evaluation.significance import Comparison, holm
 from tvr_bench.launch.sweep import Plan, measured, plan, run_sweep, seeds_of
 from tvr_bench.leaderboard.per_query import compare, estimate
 from tvr_bench.leaderboard.record import Record
+from tvr_bench.leaderboard.skills import draw_skills
 from tvr_bench.leaderboard.sweep_report import Measured
 
 HERE = Path(__file__).parent
 ALPHA = 0.05
+DRAWN = ("mean pooling", "BiC-Net", "CRET", "EERCF", "T-CARD", "T-CARD, long")
 SKILLS = ("appearance", "temporal", "relation", "scene_text")
 
 
@@ -108,8 +112,10 @@ def main() -> int:
     code = 0
     if not options.report:
         code = run_sweep("claims", settings, seeds=seeds, jobs=options.jobs)
-    text = page(plan("claims", settings, seeds))
+    planned = plan("claims", settings, seeds)
+    text = page(planned)
     (HERE / "claims.md").write_text(text)
+    draw(planned)
     print(text)
     return code
 
@@ -160,6 +166,20 @@ def page(planned: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def draw(planned: Plan) -> None:
+    """Draw what the main models can tell apart, those that have been run."""
+    bars = {
+        one.cell.label: {
+            skill: fmean(r.metrics.by_skill[skill].in_group["R@1"] for r in one.records.values())
+            for skill in SKILLS
+        }
+        for one in measured(planned)
+        if one.records and one.cell.label in DRAWN
+    }
+    if bars:
+        draw_skills(HERE.parent / "docs" / "skills.png", bars, dict.fromkeys(SKILLS, 25.0))
 
 
 def verdict(claim: Claim, found: Comparison, p: float | None) -> str:

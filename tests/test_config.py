@@ -341,3 +341,22 @@ def test_any_value_survives_the_round_trip(
     again = config.load(file=file)
     assert _values(again) == _values(cfg)
     assert (again.optim.lr, again.seed) == (lr, seed)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "aliases"),
+        ("seed: !!python/object/apply:os.system ['true']\n", "tags"),
+        ("seed: !!binary aGk=\n", "tags"),
+        ("run: " + "{a: " * 40 + "1" + "}" * 40 + "\n", "too deep"),
+        ("run:\n" + "".join(f"  k{i}: 1\n" for i in range(6_000)), "too long"),
+    ],
+    ids=["aliases", "object", "binary", "depth", "length"],
+)
+def test_yaml_that_is_no_plain_configuration_is_refused(
+    text: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=reason):
+        config.load(file=tmp_path / "a.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,6 +69,24 @@ def test_batches_of_frames_and_crops_read_as_single_ones(rapid: OcrEngine) -> No
     crops = [crop_polygon(f, p[0]) for f, p in zip(frames, together, strict=True)]
     assert [t for t, _ in rapid.recognise(crops)] == ["BAKERY", "HOTEL", "MUSEUM"]
     assert rapid.recognise(crops)[2] == pytest.approx(rapid.recognise(crops[2:])[0], abs=1e-3)
+
+
+@pytest.mark.parametrize(("certainty", "widths"), [(1.0, [80]), (0.58, [80, 320]), (0.4, [80])])
+def test_a_doubtful_line_is_read_again_as_the_model_was_trained(
+    rapid: Any, monkeypatch: pytest.MonkeyPatch, certainty: float, widths: list[int]
+) -> None:
+    asked: list[int] = []
+    recognise = rapid._recogniser
+
+    def blurred(lines: np.ndarray) -> np.ndarray:
+        asked.append(lines.shape[3])
+        return recognise(lines) * (certainty if len(asked) == 1 else 1.0)
+
+    monkeypatch.setattr(rapid, "_recogniser", blurred)
+    crop = draw([("hotel", 70, 70)])[65:95, 64:110]
+    text, score = rapid.recognise([crop])[0]
+    assert asked == widths and text == "HOT"
+    assert (score > 0.9) == (certainty != 0.4)
 
 
 def test_rapidocr_says_its_version_without_being_opened(rapid: OcrEngine) -> None:

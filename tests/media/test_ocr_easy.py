@@ -221,9 +221,8 @@ def test_the_version_is_known_without_opening_and_nothing_is_left_on_the_path(
 @pytest.mark.slow
 def test_clips_are_captioned_and_cached(opened: Opened, tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", lambda _: [("green bakery", 20, 30)], count=10)
-    spec = WindowSpec(
-        windows=2, reads=1, engine="easyocr", side=224, weights=str(opened.folder), min_score=0.0
-    )
+    place = {"engine": "easyocr", "side": 224, "weights": str(opened.folder), "half": True}
+    spec = WindowSpec(windows=2, reads=1, min_score=0.0, **place)
     ledger = Ledger()
     captions = build_windows([Clip("a", path)], spec, tmp_path / "cache", ledger=ledger)
     assert not ledger.entries and len(captions["a"]) == 2

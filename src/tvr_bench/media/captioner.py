@@ -32,7 +32,7 @@ __all__ = ["Window", "WindowSpec", "build_windows", "read_windows", "window_span
 
 Record = dict[str, Any]  # of one clip: {"windows": [[start, end, words], ...]} or {"error": ...}
 
-_VERSION = 1  # of this code: a change of what is read from the same clip raises it
+_VERSION = 2  # of this code: a change of what is read from the same clip raises it
 _LONGEST = 1280  # pixels: larger frames are read smaller, text worth a caption survives it
 _SHARD = 32  # clips
 
@@ -161,7 +161,7 @@ def _shards(folder: Path, items: list[tuple[str, Clip]], workers: int) -> list[S
 
 
 def _read_shard(shard: Shard, tick: Tick, *, spec: WindowSpec) -> None:
-    engine = _Timed(_engine(spec.engine, spec.side, spec.weights), tick)
+    engine = _Timed(_engine(spec.engine, spec.side, spec.weights, spec.half), tick)
     tick.more(1)  # opening the engine is no clip's fault
     records: dict[str, Record] = {}
     for position, (key, clip) in enumerate(shard.items):
@@ -175,9 +175,9 @@ def _read_shard(shard: Shard, tick: Tick, *, spec: WindowSpec) -> None:
 
 
 @lru_cache(maxsize=1)
-def _engine(name: str, side: int, weights: str | None) -> OcrEngine:
+def _engine(name: str, side: int, weights: str | None, half: bool) -> OcrEngine:
     """Return this process's engine; opening one takes as long as reading several clips."""
-    return create_engine(name, side=side, weights=weights)
+    return create_engine(name, side=side, weights=weights, half=half)
 
 
 class _Timed:

@@ -20,6 +20,7 @@ class WindowSpec:
     `votes` readings of a doubtful text; words below `min_score` or shorter than `min_chars`
     (unless they hold a digit) are dropped; `max_words` per window; `engine` and the longest `side`
     in pixels that its detector sees; `weights` folder of its models, None for its own place;
+    `half`: easyocr's detector computes in bfloat16 on a CPU;
     `timeout` seconds that a worker process may take to decode a clip, and for each picture that the
     engine sees, None: any time. Raises UserError for an impossible value.
     """
@@ -35,6 +36,7 @@ class WindowSpec:
     engine: str = "rapidocr"
     side: int = 960
     weights: str | None = None
+    half: bool = False
     timeout: float | None = None
 
     def __post_init__(self) -> None:
