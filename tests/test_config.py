@@ -117,7 +117,7 @@ BAD_FILES = {
     "seed: ${nothing}\n": ["seed", "nothing"],
     "seed: !!python/object/apply:os.system ['exit 1']\n": ["not readable YAML"],
     "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
-    "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n": ["limit"],
+    "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n": ["aliases"],
     b"\xff\xfe\x00": ["not readable YAML"],
     b"seed: 1\n# " + b"x" * 1_100_000: ["1 MB"],
 }
