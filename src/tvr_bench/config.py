@@ -20,7 +20,6 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tvr_bench.errors import UserError, nearest
-from tvr_bench.plain_yaml import unusual
 from tvr_bench.schema import Config
 
 CONFIG_ROOT = Path(__file__).parent / "configs"
@@ -109,8 +108,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST_YAML:
         raise UserError(f"configuration file {path} is larger than 1 MB; is it a YAML file?")
     try:
-        if reason := unusual(path.read_text(encoding="utf-8")):
-            raise ValueError(reason)
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise UserError(

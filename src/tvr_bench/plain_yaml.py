@@ -1,4 +1,4 @@
-"""What a configuration's YAML never has, looked for before anything is made of it."""
+"""What the YAML of a published model never has, looked for before anything is made of it."""
 
 from __future__ import annotations
 

@@ -27,8 +27,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.media.ocr import LineReader, Polygon
 
 # File, where the library has it from, and sha256. The library lists an md5 alone, which it checks
-# as well; these sums are those that other projects publish for the same two files, keras-ocr for
-# the detector and the hub's mirrors for both.
+# as well; the sums here are those that other projects pin the same two files by, keras-ocr for one.
 WEIGHTS = (
     (
         "craft_mlt_25k.pth",
