@@ -117,7 +117,7 @@ def _data(record: Record, settings: Any) -> str:
     data = record.data
     train = "" if data.train_clips is None else f"{data.train_clips:,} training videos"
     lines = [
-        f"{plain(data.name)} {plain(data.variant)}".strip() + f" ({plain(own)})",
+        f"{plain(data.name)} {plain(data.variant)}".strip() + (f" ({plain(own)})" if own else ""),
         train,
         f"test annotations: SHA-256 `{data.annotations_sha256}`",
         f"missing {len(data.missing_ids):,}, unreadable {len(data.failed):,} test videos",

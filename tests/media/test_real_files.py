@@ -104,7 +104,7 @@ def references() -> dict[str, dict[str, np.ndarray]]:
 
 
 def _shown(path: Path, times: list[float]) -> list[av.VideoFrame]:
-    """Decode the whole file twice: to see when its frames are shown, and to keep those asked for."""
+    """Decode the whole file twice: to see when frames are shown, and to keep those asked for."""
     frames = list(_plain(path))
     stamps = [pts for pts, _, _ in frames]
     if stamps == sorted(stamps):
