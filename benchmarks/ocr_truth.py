@@ -56,14 +56,19 @@ def pages(folder: Path) -> list[Page]:
     """Return the images that GT.tsv names."""
     with open(folder / "ocr_images" / "GT.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
+    images = {row["image"]: _load(folder / row["image"]) for row in rows}
     found = []
     for row in rows:
-        image = np.asarray(Image.open(folder / row["image"]).convert("RGB"))
         left, top, right, bottom = map(int, (row["crop"] or "0,0,0,0").split(","))
         region = (left, top, right, bottom) if row["crop"] else None
         words = frozenset(latin_words(row["text"].replace("|", " ")))
-        found.append(Page(image, words, region, row["kind"].startswith("word")))
+        found.append(Page(images[row["image"]], words, region, row["kind"].startswith("word")))
     return found
+
+
+def _load(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def read_words(boxes: Sequence[TextBox], region: tuple[int, int, int, int] | None) -> set[str]:

@@ -47,9 +47,10 @@ def _images(all_figures: Row) -> list[str]:
         f"{figures['photographs']} photographs with {first['photographs']['wanted']} distinct "
         f"words, detected and recognised, and {first['crops']['wanted']} crops of one word each, "
         "recognised alone. A word is right where it is the same in lower case, accents and outer "
-        "punctuation aside. The truth has its faults: for two photographs it names the large text alone, for "
-        "one it is what another engine read, slips included (three words of it stand nowhere), and "
-        "one crop is mirrored, so precision and recall can not reach 1.",
+        "punctuation aside. Recall and precision cannot reach 1: the truth leaves out unreadable "
+        "words of two photographs and the small text of one, for one it is what another engine "
+        "read, slips included (three of its words stand nowhere), one word of it is misspelt, and "
+        "one crop is mirrored.",
         "",
         *_table(head, rows),
     ]
