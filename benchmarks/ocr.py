@@ -220,10 +220,8 @@ def measure_clips(folder: Path) -> Row:
     tried = {"the default: side=960 reads=2 stride=1 votes=2": (default, read_windows)}
     tried |= {f"side={side}": (replace(default, side=side), read_windows) for side in SIDES}
     del tried[f"side={default.side}"]
-    tried["stride=2"] = (replace(default, stride=2), read_windows)
-    tried["stride=4"] = (replace(default, stride=4), read_windows)
-    tried["votes=1"] = (replace(default, votes=1), read_windows)
-    tried["reads=1"] = (replace(default, reads=1), read_windows)
+    for key, value in (("stride", 2), ("stride", 4), ("votes", 1), ("reads", 1)):
+        tried[f"{key}={value}"] = (replace(default, **{key: value}), read_windows)
     tried["every read frame from scratch"] = (default, from_scratch)
     rows = []
     with patch.object(captioner, "read_frames", decoded):
@@ -293,8 +291,8 @@ def main() -> int:
 
 def machine() -> str:
     """Return what the figures were measured with."""
-    packages = ("rapidocr", "onnxruntime", "easyocr", "torch")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    names = ("rapidocr", "onnxruntime", "easyocr", "torch")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     load = f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
     return f"{platform.machine()}, {load}; {versions}"
 

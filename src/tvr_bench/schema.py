@@ -73,6 +73,7 @@ class OcrConfig:
     min_score: float = MISSING
     min_chars: int = MISSING
     max_words: int = MISSING
+    half: bool = MISSING
     side: int = MISSING
     weights: str | None = MISSING
 

@@ -58,6 +58,7 @@ def window_spec(cfg: Config) -> WindowSpec:
         max_words=ocr.max_words,
         engine=ocr.engine,
         side=ocr.side,
+        half=ocr.half,
         weights=ocr.weights,
         timeout=cfg.video.timeout,
     )
