@@ -29,8 +29,9 @@ def _loaded(settings: list[str], *more: str) -> Any:
 @pytest.mark.parametrize("name", ["meanpool", "cret"])
 def test_a_run_on_kept_features_is_the_run_on_pixels(name: str, tiny_settings: list[str]) -> None:
     found = []
-    for cache in ("false", "true", "true"):
-        record = bench(_loaded(tiny_settings, f"model={name}", f"backbone.cache={cache}"))
+    for run, cache in enumerate(("false", "true", "true")):
+        words = [f"model={name}", f"backbone.cache={cache}", f"run.name=run{run}"]
+        record = bench(_loaded(tiny_settings, *words))
         assert record is not None
         found.append(record)
     pixels, kept, again = found
