@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from make_clips import make_clip
 
+from tvr_bench.config import load
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger
@@ -23,6 +24,7 @@ from tvr_bench.media import cache
 from tvr_bench.media.cache import FrameSpec, build_frames
 from tvr_bench.media.frameshard import DamagedShard, open_shard
 from tvr_bench.media.video import probe, read_frames, segment_centres
+from tvr_bench.settings import frame_spec, window_spec
 
 SPEC = FrameSpec(frames=3, size=(24, 32))
 
@@ -71,6 +73,26 @@ def test_raw_frames_are_what_the_reader_reads(tmp_path, clips, resize):
         assert np.array_equal(frames, expected(clip, spec))
         assert mask.dtype == bool and mask.tolist() == [True] * 4
     assert store.nbytes == sum(f.stat().st_size for f in tmp_path.iterdir())
+
+
+def test_a_crop_is_a_setting_of_its_own_and_a_time_limit_is_none(tmp_path, clips):
+    whole, centre = FrameSpec(3, (40, 30)), FrameSpec(3, (40, 30), crop="centre")
+    assert whole.settings == FrameSpec(3, (40, 30), timeout=5.0).settings != centre.settings
+    store = build_frames(clips[:1], centre, tmp_path, ledger=Ledger())
+    times = segment_centres(probe(clips[0].path).duration, 3)
+    read = read_frames(clips[0].path, times, (40, 30), crop="centre")
+    assert np.array_equal(store.get("c0")[0], read)
+    assert not np.array_equal(read, read_frames(clips[0].path, times, (40, 30)))
+
+
+def test_the_configuration_says_how_frames_are_cut_and_how_long_they_may_take():
+    cfg = load(["video.crop=centre", "video.timeout=7", "video.resize=exact"])
+    spec = frame_spec(cfg)
+    assert (spec.crop, spec.timeout, spec.resize) == ("centre", 7.0, "exact")
+    assert window_spec(cfg).timeout == 7.0
+    for wrong in ("video.crop=left", "video.timeout=0"):
+        with pytest.raises(UserError, match=wrong.split("=")[0]):
+            load([wrong])
 
 
 def test_jpeg_frames_are_close_and_small(tmp_path, clips):
@@ -256,7 +278,8 @@ def test_two_clips_with_one_id_are_an_error(tmp_path, clips):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"frames": 0}, {"size": (0, 8)}, {"resize": "smooth"}, {"codec": "png"}]
+    "wrong",
+    [{"frames": 0}, {"size": (0, 8)}, {"resize": "smooth"}, {"codec": "png"}, {"crop": "left"}],
 )
 def test_a_senseless_spec_is_an_error(wrong):
     with pytest.raises(UserError):

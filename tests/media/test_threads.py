@@ -49,10 +49,9 @@ def test_damage_is_found_by_whichever_thread(tmp_path, group):
 
 def damage(path: Path, number: int) -> None:
     with av.open(str(path)) as file:
-        spots = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
-    position, size = spots[number]
+        spots = [p.pos for p in file.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
-    data[position + size // 2 : position + size] = bytes(size - size // 2)
+    data[spots[number] : spots[number] + 4] = b"\x7f" * 4  # the length of what follows
     path.write_bytes(data)
 
 
