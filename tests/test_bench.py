@@ -386,7 +386,9 @@ def test_the_weights_of_a_run_are_tested_in_another_way(
     assert record.model.checkpoint_sha256 == first.model.checkpoint_sha256
     assert record.run.weights_of == "first" and first.run.weights_of is None
     assert "train" not in record.phases and not (run / "checkpoints").exists()
-    _, coarse = _run(settings, *words, "eval.two_stage=3", "run.name=retested-in-two-stages")
+    elsewhere = ["video.timeout=7", "trainer.threads=1"]  # what changes no number
+    two = ["eval.two_stage=3", "run.name=retested-in-two-stages"]
+    _, coarse = _run(settings, *words, *elsewhere, *two)
     assert coarse.protocol.two_stage == 3
     assert coarse.model.checkpoint_sha256 == first.model.checkpoint_sha256
 

@@ -26,12 +26,11 @@ from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import towers
 from tvr_bench.plain_yaml import unusual
 from tvr_bench.registry import build_model
-from tvr_bench.schema import MACHINE, PLACES, Config
+from tvr_bench.schema import ELSEWHERE, PLACES, Config
 
 CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
 WEIGHTS_FILE = "model.safetensors"
-ELSEWHERE = (*MACHINE, "accelerator", "devices", "smoke")  # a test may run on another machine
 _FILES = {CONFIG_FILE: 100_000, TOKENIZER_FILE: 100_000_000, WEIGHTS_FILE: None}  # most bytes
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _MOST_LAYERS = 1_000
@@ -126,7 +125,9 @@ def portable(cfg: Config) -> dict[str, Any]:
     usual = _usual(cfg.model.name, cfg.data.name, cfg.track, cfg.backbone.name)
     kept = cast(dict[str, Any], _without_places(_plain(cfg), usual))
     kept |= {section: dict(usual[section]) for section in PLACES}
-    kept["trainer"] |= {key: usual["trainer"][key] for key in ELSEWHERE}
+    for name, part in usual.items():
+        if isinstance(part, dict) and name not in PLACES:
+            kept[name] |= {key: value for key, value in part.items() if key in ELSEWHERE}
     return kept
 
 

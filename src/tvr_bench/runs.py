@@ -16,11 +16,11 @@ from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import towers
 from tvr_bench.published import CONFIG_FILE as CONFIG_FILE
-from tvr_bench.published import ELSEWHERE, fill, find, read_config
+from tvr_bench.published import fill, find, read_config
 from tvr_bench.published import TOKENIZER_FILE as TOKENIZER_FILE
 from tvr_bench.published import WEIGHTS_FILE as WEIGHTS_FILE
 from tvr_bench.registry import build_model, dataset_class
-from tvr_bench.schema import Config
+from tvr_bench.schema import ELSEWHERE, Config, numbers
 
 LEDGER_FILE = "failures.jsonl"
 _TRAINED = (
@@ -75,12 +75,9 @@ def _left_open(now: Any, was: Any) -> Any:
 
 
 def _settings(cfg: Config, section: str) -> Any:
-    """Return a section's values, of `trainer` those that do not depend on the machine."""
+    """Return a section's values that can change a number, wherever the test runs."""
     values: Any = OmegaConf.to_container(cast(Any, cfg), resolve=True)
-    kept = values[section]
-    if section == "trainer":
-        return {key: value for key, value in kept.items() if key not in ELSEWHERE}
-    return kept
+    return numbers(values, ELSEWHERE)[section]
 
 
 def _first_change(section: str, was: Any, now: Any) -> str:

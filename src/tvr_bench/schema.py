@@ -5,15 +5,31 @@ A model's and a data set's own keys take their types from their YAML. Nothing he
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-# what changes no number: sections, keys that say where files lie, and keys of `trainer`
+# what changes no number: sections, and of the others keys that say where files lie and what the
+# machine does
 PLACES = ("run", "paths", "log")
 FOLDERS = ("root", "annotations", "videos", "given")
-MACHINE = ("workers", "prepare_workers", "threads", "log_every")
+MACHINE = ("workers", "prepare_workers", "threads", "log_every", "timeout")
+ELSEWHERE = (*MACHINE, "accelerator", "devices", "smoke")  # a test may run on another machine
+
+
+def numbers(settings: Mapping[str, Any], machine: Sequence[str] = MACHINE) -> dict[str, Any]:
+    """Return those of resolved settings that can change a number, by section.
+
+    Left out are sections of `PLACES`, and keys of a section that are in `FOLDERS` or `machine`.
+    """
+    out = {*FOLDERS, *machine}
+    return {
+        name: {k: v for k, v in part.items() if k not in out} if isinstance(part, Mapping) else part
+        for name, part in settings.items()
+        if name not in PLACES
+    }
 
 
 @dataclass

@@ -71,6 +71,7 @@ def test_a_name_follows_the_settings_and_not_the_place(own: str, tmp_path: Path)
     assert names() == first
     assert names(f"run.root={tmp_path}", f"paths.cache={tmp_path}", "run.picture=true") == first
     assert names("trainer.threads=1", "trainer.workers=2", "log.csv=false") == first
+    assert names("video.timeout=7", "ocr.given=elsewhere") == first
     assert not set(names("trainer.epochs=3")) & set(first)
     assert names("trainer.epochs=21") == first  # the data set's own default
 

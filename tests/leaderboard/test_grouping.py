@@ -99,6 +99,7 @@ def test_what_may_differ_between_seeds(tmp_path: Path) -> None:
         (
             *("seed=3", "run.root=elsewhere", "paths.cache=/tmp/x", "log.csv=false"),
             *("trainer.workers=4", "trainer.threads=7", "trainer.prepare_workers=2"),
+            *("video.timeout=7", "ocr.given=elsewhere"),
         )
     ):
         assert _settings(tmp_path / f"same{i}", override).digest == plain.digest

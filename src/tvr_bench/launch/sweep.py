@@ -33,7 +33,7 @@ from tvr_bench.launch.local import (
 )
 from tvr_bench.leaderboard.record import RECORD_FILE, load_record
 from tvr_bench.leaderboard.sweep_report import Measured, check_metrics, write_report
-from tvr_bench.schema import MACHINE, PLACES
+from tvr_bench.schema import numbers
 
 ROOT = "sweeps"  # beside the runs: hundreds of ablated models would fill the leaderboard
 _HASH = 10  # hex digits
@@ -194,8 +194,7 @@ def print_failures(outcomes: Iterable[Outcome]) -> int:
 def _resolved(words: Sequence[str]) -> dict[str, Any]:
     """Return the settings that can change a number."""
     loaded: Any = OmegaConf.to_container(cast(Any, config.load(words)), resolve=True)
-    trainer = {key: value for key, value in loaded["trainer"].items() if key not in MACHINE}
-    return {k: v for k, v in loaded.items() if k not in PLACES} | {"trainer": trainer}
+    return numbers(loaded)
 
 
 def _learned(sweep: Sweep, resolved: Mapping[str, Any]) -> dict[str, Any]:
