@@ -17,8 +17,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,66 +26,20 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from ocr_engines import SIDES, Counting, engines, random_easyocr
 from ocr_truth import SURE, Count, pages, read_words, visible
 from ocr_view import markdown
 
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.files import Ledger, atomic_write
-from tvr_bench.media import captioner, ocr_easy
+from tvr_bench.media import captioner
 from tvr_bench.media.captioner import WindowSpec, build_windows, read_windows
-from tvr_bench.media.ocr import (
-    LineReader,
-    OcrEngine,
-    Polygon,
-    TextBox,
-    create_engine,
-    crop_polygon,
-    latin_words,
-)
+from tvr_bench.media.ocr import OcrEngine, create_engine, crop_polygon, latin_words
 from tvr_bench.media.video import probe, read_frames
 from tvr_bench.media.windows import Window, read_times, window_spans
 
-SIDES = (1280, 960, 736, 640, 480, 320)
 SIZE = (720, 1280)  # at which the captioner reads these clips
 Row = dict[str, Any]
-
-
-class Library(LineReader):
-    """RapidOCR through its own interface, one thread; `settings` as it names them."""
-
-    name = "rapidocr itself"
-    version = metadata.version("rapidocr")
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        from rapidocr import RapidOCR
-
-        threads = {"EngineConfig.onnxruntime.intra_op_num_threads": 1}
-        self._reader = RapidOCR(params={"Global.log_level": "critical"} | threads | settings)
-
-    def read(self, frame: np.ndarray) -> list[TextBox]:
-        """Return every line of one frame."""
-        found = self._reader(frame[:, :, ::-1], use_det=True, use_cls=True, use_rec=True)
-        if found.txts is None:
-            return []
-        polygons = [tuple((float(x), float(y)) for x, y in box) for box in found.boxes]
-        return [TextBox(*line) for line in zip(found.txts, found.scores, polygons, strict=True)]
-
-    def recognise(self, crops: Sequence[np.ndarray]) -> list[tuple[str, float]]:
-        """Return the text and the score of each crop."""
-        ask = {"use_det": False, "use_cls": False, "use_rec": True}
-        read = [self._reader(crop[:, :, ::-1], **ask) for crop in crops]
-        return [(r.txts[0], float(r.scores[0])) for r in read]
-
-
-def engines() -> Iterator[tuple[str, str, OcrEngine]]:
-    """Yield (engine, setting, engine) of all rows."""
-    yield "rapidocr's own interface", "as it comes: shorter side to 736", Library({})
-    for side in (960, 640, 320):
-        limit = {"Det.limit_side_len": side, "Det.limit_type": "max"}
-        yield "rapidocr's own interface", f"longer side at most {side}", Library(limit)
-    for side in SIDES:
-        default = ", the default" if side == WindowSpec.side else ""
-        yield "rapidocr", f"side={side}{default}", create_engine("rapidocr", side=side)
 
 
 def measure_images(folder: Path) -> Row:
@@ -109,31 +62,6 @@ def measure_images(folder: Path) -> Row:
         rows[-1] |= {"crops": crops.row(), "seconds": seconds}
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return {"photographs": len(photos), "rows": rows}
-
-
-@contextmanager
-def random_easyocr() -> Iterator[Callable[..., Any]]:
-    """Yield a maker of EasyOCR engines on random weights, which cost what the real ones cost."""
-    import hashlib
-
-    import torch
-    from easyocr import config
-    from easyocr.craft import CRAFT
-    from easyocr.model.vgg_model import Model
-
-    models = (config.detection_models["craft"], config.recognition_models["gen2"]["english_g2"])
-    networks = (CRAFT(), Model(1, 256, 256, len(models[1]["characters"]) + 1))
-    known = []
-    with tempfile.TemporaryDirectory() as folder:
-        for (name, url, _), model, network in zip(ocr_easy.WEIGHTS, models, networks, strict=True):
-            weights = {f"module.{key}": value for key, value in network.state_dict().items()}
-            torch.save(weights, Path(folder, name))
-            content = Path(folder, name).read_bytes()
-            known.append((name, url, hashlib.sha256(content).hexdigest()))
-            model["md5sum"] = hashlib.md5(content).hexdigest()
-        # A random network is never sure, and a second look would double the time.
-        with patch.multiple(ocr_easy, WEIGHTS=tuple(known), _SECOND_LOOK=0.0):
-            yield lambda **rest: create_engine("easyocr", weights=folder, **rest)
 
 
 def measure_frames(folder: Path) -> Row:
@@ -172,24 +100,6 @@ def _seconds(work: Callable[..., object], *given: object) -> float:
     start = process_time()
     work(*given)
     return process_time() - start
-
-
-class Counting(LineReader):
-    """Another engine, and how many frames and lines it was asked for."""
-
-    def __init__(self, engine: OcrEngine) -> None:
-        self.name, self.version, self._engine = engine.name, engine.version, engine
-        self.frames = self.lines = 0
-
-    def detect(self, frames: Sequence[np.ndarray]) -> list[list[Polygon]]:
-        """Return the text lines of each frame."""
-        self.frames += len(frames)
-        return self._engine.detect(frames)
-
-    def recognise(self, crops: Sequence[np.ndarray]) -> list[tuple[str, float]]:
-        """Return the text and the score of each crop."""
-        self.lines += len(crops)
-        return self._engine.recognise(crops)
 
 
 def from_scratch(path: Path, spec: WindowSpec, engine: OcrEngine) -> list[Window]:

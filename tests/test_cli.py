@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from tvr_bench import cli, config
 from tvr_bench.cli import main
@@ -62,8 +64,15 @@ def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_settings_in_the_examples_are_valid(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in _examples(_help(command, capsys=capsys)):
-        config.load([word for word in words[2:] if "=" in word and word != "model=all"])
+    examples = _examples(_help(command, capsys=capsys))
+    given = [[w for w in words[2:] if "=" in w and w != "model=all"] for words in examples]
+    assert any(given)
+    for words in given:
+        cfg: Any = config.load(words)
+        for word in words:
+            key = word.partition("=")[0]
+            wanted = OmegaConf.select(OmegaConf.from_dotlist([word]), key)
+            assert OmegaConf.select(cfg, key if "." in key else f"{key}.name") == wanted
 
 
 def test_the_installed_command_answers() -> None:

@@ -29,6 +29,11 @@ def split_frames(cfg: Config, split: str) -> int:
     return cfg.video.frames if split == "train" else cfg.eval.frames or cfg.video.frames
 
 
+def extracted(cfg: Config) -> bool:
+    """Return whether features are read that others extracted, instead of frames."""
+    return cfg.backbone.name == "features"
+
+
 def given_spec(cfg: Config) -> GivenSpec | None:
     """Return where scene text is that others read, None where an engine is to read it.
 

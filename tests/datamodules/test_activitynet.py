@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datamodules.sets import broken_json, refused, saved_by_others, settings, write
 from real import DATA
-from tvr_bench.config import load
 from tvr_bench.datamodules.activitynet import ActivityNetDataModule, read_ids
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.errors import UserError
-from tvr_bench.schema import Config
 
 REAL = DATA / "activitynet"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotation files are not there")
 
+HERE = ("data=activitynet", "data.root=.")
 Make = Callable[..., ActivityNetDataModule]
 LONG = "she runs " * 1200
 
@@ -36,12 +35,6 @@ SMALL = {
 }
 
 
-@cache
-def settings(*words: str) -> Config:
-    """Return the settings of a data set in the working folder; reading them takes a while."""
-    return load(["data=activitynet", "data.root=.", *words])
-
-
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A function that writes annotation files and returns the data module over them."""
@@ -49,14 +42,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.chdir(tmp_path)
 
     def made(files: dict[str, Any], *words: str) -> ActivityNetDataModule:
-        for name, content in files.items():
-            path = Path(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not isinstance(content, bytes):
-                content = content if isinstance(content, str) else json.dumps(content)
-                content = content.encode()
-            path.write_bytes(content)
-        return ActivityNetDataModule(settings("data.holdout=2", *words))
+        write(files, tmp_path)
+        return ActivityNetDataModule(settings(*HERE, "data.holdout=2", *words))
 
     return made
 
@@ -154,9 +141,9 @@ def test_another_size_than_the_official_one_is_refused_with_the_file(
 
 
 GOOD: dict[str, tuple[Any, str]] = {
-    "byte-order mark": (b"\xef\xbb\xbf" + json.dumps({"v_a": video("x")}).encode(), "x"),
-    "CRLF": (json.dumps({"v_a": video("x")}, indent=1).replace("\n", "\r\n"), "x"),
+    **{k: (v, "x") for k, v in saved_by_others({"v_a": video("x")}).items()},
     "emoji": ({"v_a": video("a 🐕‍🦺", "b")}, "a 🐕‍🦺 b"),
+    "escaped": (json.dumps({"v_a": video("a 🐕‍🦺")}), "a 🐕‍🦺"),
     "line separators": ({"v_a": video("a\u2028b\n", "\x85c")}, "a\u2028b\n \x85c"),
     "10,000 characters": ({"v_a": video(LONG)}, LONG),
     "a sentence twice": ({"v_a": video("x", "x")}, "x x"),
@@ -179,13 +166,7 @@ def test_one_paragraph_of_two_videos_is_two_queries(make: Make) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "empty file": ("", "not readable JSON"),
-    "truncated": (json.dumps(SMALL["val_1.json"])[:-30], "not readable JSON"),
-    "a list": ([SMALL["val_1.json"]], "must hold an object"),
-    "another encoding": ('{"v_a": "é"}'.encode("latin-1"), r"not UTF-8 \(byte 9\)"),
-    "nested 100,000 deep": ("[" * 100_000, "not readable JSON"),
-    "a number of 5,000 digits": ('{"v_a": ' + "1" * 5000 + "}", "not readable JSON"),
-    "half a character": ('{"v_a": {"duration": 3, "sentences": ["\\ud800"]}}', "not readable JSON"),
+    **broken_json(SMALL["val_1.json"]),
     "no videos": ({}, "has no videos"),
     "a video that is a list": ({"v_a": ["x"]}, "'v_a' is no object"),
     "no duration": ({"v_a": {"sentences": ["x"]}}, "'v_a' has no duration"),
@@ -219,9 +200,8 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_broken_files_are_one_line(name: str, make: Make) -> None:
     content, expected = BAD[name]
-    with pytest.raises(UserError, match=expected) as error:
+    with refused(expected):
         make({"val_1.json": content}).split("test")
-    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -241,16 +221,15 @@ def test_broken_lists_are_one_line(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(UserError, match=expected) as error:
+    with refused(expected):
         read_ids(path)
-    assert "\n" not in str(error.value)
 
 
 @real
 def test_the_real_files_have_the_official_counts(tmp_path: Path) -> None:
     def read(*words: str) -> ActivityNetDataModule:
         return ActivityNetDataModule(
-            settings(f"data.annotations={REAL}", f"data.videos={tmp_path}", *words)
+            settings(*HERE, f"data.annotations={REAL}", f"data.videos={tmp_path}", *words)
         )
 
     data = read()

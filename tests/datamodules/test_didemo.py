@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datamodules.sets import broken_json, refused, saved_by_others, settings, write
 from real import DATA
-from tvr_bench.config import load
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.datamodules.annotation_files import read_table
 from tvr_bench.datamodules.didemo import DidemoDataModule, flickr_id
 from tvr_bench.errors import UserError
-from tvr_bench.schema import Config
 
 REAL = DATA / "didemo"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real annotation files are not there")
 
+HERE = ("data=didemo", "data.root=.")
 LONG = "it rains " * 1200
 HEADER = "success,video_path,starts,ends,text,formatted_data\n"
 MOV, MP4, DOT = "1@N02_77_aa.mov", "1@N02_77_aa.mp4", "2@N02_88_bb."
@@ -42,12 +41,6 @@ SMALL = {
 }
 
 
-@cache
-def settings(*words: str) -> Config:
-    """Return the settings of a data set in the working folder; reading them takes a while."""
-    return load(["data=didemo", "data.root=.", *words])
-
-
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A function that writes annotation files and returns the data module over them."""
@@ -55,14 +48,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.chdir(tmp_path)
 
     def made(files: dict[str, Any], selection: str = "all") -> DidemoDataModule:
-        for name, content in files.items():
-            path = Path(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not isinstance(content, bytes):
-                content = content if isinstance(content, str) else json.dumps(content)
-                content = content.encode()
-            path.write_bytes(content)
-        return DidemoDataModule(settings(f"data.selection={selection}"))
+        write(files, tmp_path)
+        return DidemoDataModule(settings(*HERE, f"data.selection={selection}"))
 
     return made
 
@@ -209,8 +196,7 @@ def test_training_videos_are_counted_where_there_is_a_list(make: Make) -> None:
 
 
 GOOD: dict[str, tuple[Any, str]] = {
-    "byte-order mark": (b"\xef\xbb\xbf" + json.dumps(described((MOV, "x"))).encode(), "x"),
-    "CRLF": (json.dumps(described((MOV, "x")), indent=1).replace("\n", "\r\n"), "x"),
+    **{k: (v, "x") for k, v in saved_by_others(described((MOV, "x"))).items()},
     "emoji": (described((MOV, "a 🐕‍🦺")), "a 🐕‍🦺"),
     "escaped": (json.dumps(described((MOV, "🐕")), ensure_ascii=True), "🐕"),
     "line ends": (described((MOV, "a\nb\n"), (MOV, "c")), "a\nb\n c"),
@@ -228,11 +214,11 @@ def test_good_files_are_read_as_they_are(name: str, make: Make) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "empty file": ("", "not readable JSON"),
-    "truncated": (json.dumps(SMALL["test_data.json"])[:-9], "not readable JSON"),
-    "an object": ({"a": 1}, "must hold a list"),
-    "latin-1": ('["é"]'.encode("latin-1"), "not UTF-8"),
-    "half a character": (json.dumps(described((MOV, "\ud800"))), "not readable JSON"),
+    **broken_json(SMALL["test_data.json"]),
+    "half a character of a description": (
+        json.dumps(described((MOV, "\ud800"))),
+        "not readable JSON",
+    ),
     "no descriptions": ([], "has no videos"),
     "a text": (["x"], "description 1 is no object"),
     "no video": ([*described((MOV, "x")), {"description": "x"}], "description 2 has no text 'vi"),
@@ -253,9 +239,8 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_broken_files_are_one_line(name: str, make: Make) -> None:
     content, expected = BAD[name]
-    with pytest.raises(UserError, match=expected) as error:
+    with refused(expected):
         make({"test_data.json": content}).split("test")
-    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -271,9 +256,8 @@ def test_broken_files_are_one_line(name: str, make: Make) -> None:
 def test_broken_lists_are_one_line(
     selection: str, content: str | bytes, expected: str, make: Make
 ) -> None:
-    with pytest.raises(UserError, match=expected) as error:
+    with refused(expected):
         make(SMALL | {"test_list.txt": content}, selection).split("test")
-    assert "\n" not in str(error.value)
 
 
 def row(text: str, video: str = MOV) -> str:
@@ -302,9 +286,8 @@ BAD_ROWS: dict[str, tuple[str | bytes, str]] = {
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_broken_tables_are_one_line(name: str, make: Make) -> None:
     content, expected = BAD_ROWS[name]
-    with pytest.raises(UserError, match=expected) as error:
+    with refused(expected):
         make({"didemo_test_label.csv": content}, "tmass").split("test")
-    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -321,7 +304,7 @@ def read(tmp_path: Path) -> Callable[[str], DidemoDataModule]:
 
     def made(selection: str) -> DidemoDataModule:
         places = (f"data.annotations={REAL}", f"data.videos={tmp_path}")
-        return DidemoDataModule(settings(*places, f"data.selection={selection}"))
+        return DidemoDataModule(settings(*HERE, *places, f"data.selection={selection}"))
 
     return made
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tvr_bench.config import load
+from datamodules.sets import broken_json, refused, saved_by_others, settings_at, write
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.datamodules.m4vitevqa import M4ViteVqaDataModule, read_pairs, read_statements
 from tvr_bench.errors import UserError
@@ -59,13 +59,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def made(
         *settings: str, pairs: Any = PAIRS, name: str = "t1s1test", folder: str = ""
     ) -> M4ViteVqaDataModule:
-        place = tmp_path / folder / f"ViteVQA_0.0.2_{name}.json"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(annotations(*pairs)))
-        (tmp_path / "video").mkdir(exist_ok=True)
-        for video in ("00021", "00003"):
-            (tmp_path / "video" / f"{video}.mp4").touch()
-        return M4ViteVqaDataModule(load(["data=m4vitevqa", f"data.root={tmp_path}", *settings]))
+        files = {f"video/{video}.mp4": b"" for video in ("00021", "00003")}
+        write(files | {f"{folder or '.'}/ViteVQA_0.0.2_{name}.json": annotations(*pairs)}, tmp_path)
+        return M4ViteVqaDataModule(settings_at(tmp_path, "data=m4vitevqa", *settings))
 
     return made
 
@@ -147,8 +143,7 @@ def test_how_captions_were_made_is_noted(make: Make) -> None:
 LONG = "why " * 2500
 GOOD = {
     "plain": (json.dumps(annotations(*PAIRS)), "What does the sign say?"),
-    "byte-order mark": (b"\xef\xbb\xbf" + json.dumps(annotations(*PAIRS)).encode(), "What does"),
-    "CRLF": (json.dumps(annotations(*PAIRS), indent=1).replace("\n", "\r\n"), "What does"),
+    **{k: (v, "What does") for k, v in saved_by_others(annotations(*PAIRS)).items()},
     "emoji": (
         json.dumps(annotations(pair(1, "1", "Is it 🐕‍🦺?")), ensure_ascii=False),
         "Is it 🐕‍🦺?",
@@ -164,8 +159,8 @@ GOOD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_good_files_are_read(name: str, tmp_path: Path) -> None:
     content, question = GOOD[name]
+    write({"pairs.json": content}, tmp_path)
     path = tmp_path / "pairs.json"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
     assert read_pairs(path)[0].caption().startswith(question)
 
 
@@ -174,10 +169,7 @@ def _with(**changes: Any) -> str:
 
 
 BAD = {
-    "empty file": ("", "not readable JSON"),
-    "cut off": (json.dumps(annotations(*PAIRS))[:-9], "not readable JSON"),
-    "a list": (json.dumps(PAIRS), "must hold an object"),
-    "latin-1": ('{"data": "é"}'.encode("latin-1"), "not UTF-8"),
+    **broken_json(annotations(*PAIRS)),
     "no data": ("{}", "has no list 'data'"),
     "data is an object": ('{"data": {}}', "has no list 'data'"),
     "pair is text": ('{"data": ["x"]}', "pair 1 is no object"),
@@ -199,11 +191,10 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_one_line_with_the_place(name: str, tmp_path: Path) -> None:
     content, expected = BAD[name]
+    write({"pairs.json": content}, tmp_path)
     path = tmp_path / "pairs.json"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(UserError, match=expected) as error:
+    with refused(expected, path):
         read_pairs(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("video", ["../../etc/passwd", "/etc/passwd", "a\0b", "", "x" * 200, ".."])
@@ -232,11 +223,10 @@ STATEMENTS = {
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_bad_statements_are_one_line_with_the_place(name: str, tmp_path: Path) -> None:
     file, content, expected = STATEMENTS[name]
+    write({file: content}, tmp_path)
     path = tmp_path / file
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(UserError, match=expected) as error:
+    with refused(expected, path):
         read_statements(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_statements_that_are_not_there(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvr_bench.datamodules.plan import AllCaptionsPlan, EpochPlan, rank_share
+from tvr_bench.datamodules.plan import AllCaptionsPlan, EpochPlan, rank_batches
 from tvr_bench.errors import UserError
 
 
@@ -101,11 +102,18 @@ def test_too_few_videos_or_too_many_devices_are_said() -> None:
         EpochPlan(_groups([1] * 8), 2, 0, 0, 4)
 
 
-@given(count=st.integers(0, 40), world=st.integers(1, 5))
-def test_rank_shares_hold_every_item_once(count: int, world: int) -> None:
-    shares = [rank_share(range(count), rank, world) for rank in range(world)]
-    assert sorted(item for share in shares for item in share) == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+@given(count=st.integers(0, 40), size=st.integers(1, 9), world=st.integers(1, 5))
+def test_ranks_have_the_batches_of_one_process_and_as_many_each(
+    count: int, size: int, world: int
+) -> None:
+    alone = rank_batches(range(count), size, 0, 1)
+    assert [item for batch in alone for item in batch] == list(range(count))
+    shares = [rank_batches(range(count), size, rank, world) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    assert len(shares[0]) == math.ceil(len(alone) / world)
+    for k, batch in enumerate(alone):
+        assert shares[k % world][k // world] == batch
+    assert all(batch in alone for share in shares for batch in share)
 
 
 @given(
@@ -134,3 +142,26 @@ def test_every_caption_is_a_sample_of_an_epoch(
         turns = [turn for _, _, turn in batch]
         items = [item for _, item, _ in batch]
         assert len(set(items)) == len(items) or len(set(turns)) > 1
+
+
+@pytest.mark.parametrize("captions", [None, [1, 3, 2] * 7])
+def test_an_epoch_goes_on_from_any_of_its_batches(captions: list[int] | None) -> None:
+    """Also for a second iterator of that epoch, but not for the epochs after it."""
+
+    def plan() -> EpochPlan:
+        if captions is None:
+            return EpochPlan(_groups([1] * 21), 4, 5)
+        return AllCaptionsPlan(_groups([1] * 21), captions, 4, 5)
+
+    whole = plan()
+    for epoch in (0, 3):
+        whole.set_epoch(epoch)
+        batches = list(whole)
+        assert batches == [whole.batch(epoch, k) for k in range(len(whole))]
+        for first in range(len(whole) + 1):
+            again = plan()
+            again.go_on(epoch, first)
+            assert list(again) == batches[first:] == list(again)
+            assert len(again) == len(whole)
+            again.set_epoch(epoch + 1)
+            assert list(again) == [whole.batch(epoch + 1, k) for k in range(len(whole))]

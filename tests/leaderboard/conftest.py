@@ -18,8 +18,23 @@ def _metrics(r1: float) -> dict[str, float]:
     return {"R@1": r1, "R@5": r1 + 20, "R@10": r1 + 30, "R@50": r1 + 40, "MdR": 2.0, "MnR": 7.25}
 
 
-def _content() -> dict[str, Any]:
+def _all_metrics() -> dict[str, Any]:
     skills = {"appearance": 77.9, "temporal": 23.0, "relation": 75.0, "scene_text": 96.2}
+    return {
+        "t2v": _metrics(48.1),
+        "v2t": _metrics(46.6),
+        "by_skill": {
+            skill: {
+                "t2v": {**_metrics(40.0), "queries": 52},
+                "in_group": {"R@1": v, "chance_R@1": 25.0, "queries": 52},
+            }
+            for skill, v in skills.items()
+        },
+        "tied_queries": {"t2v": 0, "v2t": 0},
+    }
+
+
+def _content() -> dict[str, Any]:
     return {
         "run": {
             "id": "tcard-signvid-s0-20300102-030405",
@@ -52,18 +67,7 @@ def _content() -> dict[str, Any]:
             "words": 32,
             "ocr": {"enabled": True, "engine": "rapidocr", "windows": 12},
         },
-        "metrics": {
-            "t2v": _metrics(48.1),
-            "v2t": _metrics(46.6),
-            "by_skill": {
-                skill: {
-                    "t2v": {**_metrics(40.0), "queries": 52},
-                    "in_group": {"R@1": v, "chance_R@1": 25.0, "queries": 52},
-                }
-                for skill, v in skills.items()
-            },
-            "tied_queries": {"t2v": 0, "v2t": 0},
-        },
+        "metrics": _all_metrics(),
         "efficiency": {
             "device": "cpu",
             "dtype": "float32",

@@ -88,7 +88,8 @@ def test_boxes_of_any_bytes_are_walked(tmp_path, data):
     (tmp_path / "a.mp4").write_bytes(
         bytes(whole) if data.draw(st.booleans()) else bytes(whole)[::2]
     )
-    why_unsafe(tmp_path / "a.mp4")
+    said = why_unsafe(tmp_path / "a.mp4")
+    assert said is None or said.startswith(("it has more than", "its header "))
 
 
 def test_a_long_recording_of_plain_sound_is_read(tmp_path):

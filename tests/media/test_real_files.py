@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from av.video.reformatter import Interpolation
 from make_clips import slow_frames
 from PIL import Image
 
+from real import DATA
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.files import Ledger
 from tvr_bench.media.cache import FrameSpec, build_frames
 from tvr_bench.media.video import VideoError, open_video, read_frames, segment_centres
 
-DATA = os.environ.get("TVR_BENCH_REALDATA", Path(__file__).parents[3] / "shared" / "data")
-VIDEOS = Path(DATA) / "videos"
+VIDEOS = DATA / "videos"
 FILES = sorted(p for p in VIDEOS.glob("*/*") if p.suffix != ".tsv") if VIDEOS.is_dir() else []
 FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 UNREADABLE = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from pathlib import Path
 
 import pytest
 
+from real import DATA
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.files import Ledger
 from tvr_bench.media.captioner import WindowSpec, build_windows, read_windows
@@ -16,9 +16,6 @@ from tvr_bench.media.ocr import create_engine, latin_words
 from tvr_bench.media.video import probe
 from tvr_bench.media.windows import Window
 
-DATA = Path(
-    os.environ.get("TVR_BENCH_REALDATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
 VIDEOS = DATA / "videos"
 TRUTH = VIDEOS / "datasets" / "textvr_visible_text.tsv"
 UNREADABLE = {

@@ -1,4 +1,4 @@
-"""The shared datamodule: caches, tokens, batches and the order of training.
+"""The shared datamodule: caches, tokens and batches of a data set's splits.
 
 B batch, F frames, W windows, L words, H and W pixels.
 """
@@ -13,30 +13,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
-import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
 from tvr_bench.datamodules import tokens
-from tvr_bench.datamodules.items import Encoded, Items, Mirrored, TextItems, TrainItems, VideoItems
-from tvr_bench.datamodules.plan import AllCaptionsPlan, EpochPlan, rank_share
+from tvr_bench.datamodules.items import Encoded, Items, Mirrored
+from tvr_bench.datamodules.loaders import retrieval_loaders, train_loader
+from tvr_bench.datamodules.refusals import check_bad_fraction, check_missing, check_sources
 from tvr_bench.datamodules.types import Clip, Split, checked
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.cache import FrameStore, build_frames
 from tvr_bench.media.captioner import build_windows
-from tvr_bench.media.features import (
-    FeatureSpec,
-    TextFeatures,
-    VideoFeatures,
-    check_files,
-    feature_spec,
-)
-from tvr_bench.media.given_text import build_given, check_given
-from tvr_bench.media.ocr import engine_version
+from tvr_bench.media.features import FeatureSpec, TextFeatures, VideoFeatures, feature_spec
+from tvr_bench.media.given_text import build_given
 from tvr_bench.parts import WHOLE, Part
 from tvr_bench.schema import Config
-from tvr_bench.settings import frame_spec, given_spec, split_frames, window_spec
+from tvr_bench.settings import extracted, frame_spec, given_spec, split_frames, window_spec
 from tvr_bench.shards import cores
 
 SPLITS = ("train", "val", "test")
@@ -73,6 +66,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         self.ledger = ledger or Ledger()
         self.cache = Path(cfg.paths.cache)
         self.seconds: dict[str, float] = {}
+        self.start: dict[str, int] | None = None  # the epoch and batch that training starts with
         self._splits: dict[str, Split] = {}
         self._windows: dict[str, list[str]] = {}
         self._frames: dict[str, FrameStore | VideoFeatures] = {}
@@ -124,11 +118,11 @@ class VideoTextDataModule(pl.LightningDataModule):
         todo = [name for name in splits if name not in self._items]
         if not todo:
             return
-        self._check_sources(todo)
+        check_sources(self, todo)
         self._timed("render", self.materialise)
         for name in todo:
             self.split(name)
-        self._check_missing(todo)
+        check_missing(self, todo)
         if self.reads_text:
             self._timed("ocr", lambda: self._read_text(todo, part))
         self._timed("frames", lambda: self._decode(todo, part))
@@ -138,7 +132,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         for name in todo:
             self._items[name] = self._open(name)
         if "train" in todo and part.whole and trains:
-            self._check_bad_fraction()
+            check_bad_fraction(self)
 
     def split(self, name: str) -> Split:
         """Return a split, read once and checked."""
@@ -177,19 +171,11 @@ class VideoTextDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of matched pairs, in an order that seed and epoch alone decide."""
-        items = self._items["train"]
-        how: dict[str, Any] = {
-            "groups": items.groups(whole=self.cfg.trainer.groups),
-            "batch_size": self.cfg.trainer.batch_size,
-            "seed": self.cfg.seed,
-            "rank": self._rank(),
-            "world": self._world(),
-        }
-        plan = EpochPlan(**how)
-        if self.cfg.trainer.captions == "all":
-            plan = AllCaptionsPlan(captions=[len(q) for q in items.queries_of], **how)
-        train = TrainItems(items, self.cfg.seed, self.cfg.trainer.shift, self._mirrored())
-        return self._loader(train, batch_sampler=plan)
+        place = self._rank(), self._world(), self._position
+        loader = train_loader(self._items["train"], self.cfg, self._mirrored(), *place)
+        if self.start is not None:
+            loader.load_state_dict(self.start)
+        return loader
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Return the loaders of the validation split's texts and videos."""
@@ -208,29 +194,13 @@ class VideoTextDataModule(pl.LightningDataModule):
         return tokens.encode(self.tokenizer, [self.mirror(query.text) for query in queries])
 
     def _retrieval_loaders(self, name: str) -> list[DataLoader[Any]]:
-        items = self._items[name]
-        loaders = []
-        for data, count in (
-            (TextItems(items), range(len(items.split.queries))),
-            (VideoItems(items), items.readable),
-        ):
-            share = rank_share(list(count), self._rank(), self._world())
-            loaders.append(
-                self._loader(
-                    torch.utils.data.Subset(data, share), batch_size=self.cfg.eval.batch_size
-                )
-            )
-        return loaders
+        return retrieval_loaders(self._items[name], self.cfg, self._rank(), self._world())
 
-    def _loader(self, data: Any, **keywords: Any) -> DataLoader[Any]:
-        workers = self.cfg.trainer.workers
-        return DataLoader(
-            data,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **keywords,
-        )
+    def _position(self) -> dict[str, int]:
+        """Return the epoch, and the batch in it, that training does next."""
+        loop: Any = self.trainer.fit_loop  # type: ignore[union-attr]
+        batch = loop.epoch_loop.batch_progress.current.completed
+        return {"epoch": loop.epoch_progress.current.processed, "batch": batch}
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
@@ -252,7 +222,7 @@ class VideoTextDataModule(pl.LightningDataModule):
 
     def _decode(self, splits: Sequence[str], part: Part) -> None:
         for name in splits:
-            if self._extracted:
+            if extracted(self.cfg):
                 ids = [clip.id for clip in self.split(name).clips]
                 self._frames[name] = VideoFeatures(ids, self._feature_spec(name))
                 continue
@@ -270,28 +240,12 @@ class VideoTextDataModule(pl.LightningDataModule):
         split = self.split(name)
         captions = [self.windows(clip.id) for clip in split.clips] if self.reads_text else []
         words = None
-        if self._extracted:
+        if extracted(self.cfg):
             words = TextFeatures(split.queries, self._feature_spec(name))
         return Items.build(split, self._frames[name], captions, self.tokenizer, words)
 
-    @property
-    def _extracted(self) -> bool:
-        """Whether features are read that others extracted, instead of frames."""
-        return self.cfg.backbone.name == "features"
-
     def _feature_spec(self, name: str) -> FeatureSpec:
         return feature_spec(self.cfg, split_frames(self.cfg, name))
-
-    def _check_sources(self, splits: Sequence[str]) -> None:
-        """Raise UserError for models and files that are missing, before minutes of other work."""
-        if self._extracted:
-            for name in splits:
-                check_files(self._feature_spec(name))
-        if self.reads_text:
-            if given := given_spec(self.cfg):
-                check_given(given)
-            else:
-                engine_version(self.cfg.ocr.engine, self.cfg.ocr.weights)
 
     def _read_by_all(self, splits: Sequence[str], trains: bool) -> Split:
         """Return the training split, whose captions make the tokens, or one of `splits`.
@@ -309,36 +263,6 @@ class VideoTextDataModule(pl.LightningDataModule):
     def missing(self, name: str) -> list[Clip]:
         """Return the clips of a split whose files are not there."""
         return [clip for clip in self.split(name).clips if not clip.path.is_file()]
-
-    def _check_missing(self, splits: Sequence[str]) -> None:
-        """Raise UserError for a gallery that would shrink, unless that is allowed."""
-        if self._extracted or self.cfg.data.allow_missing:
-            return
-        for name in splits:
-            if gone := self.missing(name):
-                raise UserError(
-                    f"{len(gone):,} of {len(self.split(name).clips):,} videos of split '{name}' "
-                    f"are not there, such as {gone[0].path}; `tvr-bench data check` lists them "
-                    "all. Bring them, or set data.allow_missing=true to count them as misses"
-                )
-
-    def _check_bad_fraction(self) -> None:
-        bad, total = self.failed("train"), len(self.split("train").clips)
-        if len(bad) == total:
-            raise UserError(
-                "no training video can be read; bring some, or test the untrained model with "
-                "trainer.epochs=0"
-            )
-        if self.cfg.data.allow_missing:
-            bad -= {clip.id for clip in self.missing("train")}
-        limit = self.cfg.trainer.max_bad_fraction
-        if len(bad) > limit * total:
-            where = self.ledger.path or "the ledger"
-            raise UserError(
-                f"{len(bad)} of {total} training videos cannot be read, such as "
-                f"'{min(bad)}' (see {where}); mend them or set trainer.max_bad_fraction="
-                f"{len(bad) / total:.3f} or more"
-            )
 
     def _timed(self, phase: str, work: Callable[[], None]) -> None:
         start = time.perf_counter()

@@ -40,11 +40,19 @@ class EpochPlan(Sampler[list[Pick]]):
         self.groups, self.size, self.seed = groups, size, seed
         self.rank, self.world = rank, world
         self.epoch = 0
+        self.start = (0, 0)  # an epoch, and the batch that its iterations begin with
         self.sampler = self  # Lightning announces the epoch to `batch_sampler.sampler`
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of `epoch`."""
         self.epoch = epoch
+
+    def go_on(self, epoch: int, batch: int) -> None:
+        """Make the next iteration that of `epoch`, and all of that one begin with `batch`.
+
+        One iteration would be too few: a loader with workers makes two and uses the second.
+        """
+        self.epoch, self.start = epoch, (epoch, batch)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch; a last incomplete one is left out."""
@@ -52,12 +60,23 @@ class EpochPlan(Sampler[list[Pick]]):
 
     def __iter__(self) -> Iterator[list[Pick]]:
         """Yield this rank's picks of one batch after the other."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.groups))
-        flat = [item for g in order for item in self.groups[g]]
+        start = self.start[1] if self.epoch == self.start[0] else 0
+        order = self._order(self.epoch)
+        return (self._share(order, k) for k in range(start, len(self)))
+
+    def batch(self, epoch: int, number: int) -> list[Pick]:
+        """Return this rank's picks of one batch."""
+        return self._share(self._order(epoch), number)
+
+    def _share(self, order: Sequence[Pick], number: int) -> list[Pick]:
         share = self.size // self.world
-        for k in range(len(self)):
-            start = k * self.size + self.rank * share
-            yield [(self.epoch, item) for item in flat[start : start + share]]
+        start = number * self.size + self.rank * share
+        return list(order[start : start + share])
+
+    def _order(self, epoch: int) -> list[Pick]:
+        """Return the picks of all ranks in an epoch, one after the other."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups))
+        return [(epoch, item) for g in order for item in self.groups[g]]
 
 
 class AllCaptionsPlan(EpochPlan):
@@ -84,22 +103,24 @@ class AllCaptionsPlan(EpochPlan):
         """Return the number of batches of an epoch; a last incomplete one is left out."""
         return sum(self.captions[item] for group in self.groups for item in group) // self.size
 
-    def __iter__(self) -> Iterator[list[Pick]]:
-        """Yield this rank's picks of one batch after the other."""
-        flat: list[Pick] = []
-        share = self.size // self.world
+    def _order(self, epoch: int) -> list[Pick]:
+        """Return the picks of all ranks in an epoch, one after the other."""
+        picks: list[Pick] = []
         rounds = max(self.captions[item] for group in self.groups for item in group)
         for turn in range(rounds):
-            order = np.random.default_rng((self.seed, self.epoch, turn)).permutation(
-                len(self.groups)
-            )
-            items = (item for g in order for item in self.groups[g] if self.captions[item] > turn)
-            flat += [(self.epoch, item, turn) for item in items]
-            while len(flat) >= self.size:
-                yield flat[self.rank * share : (self.rank + 1) * share]
-                del flat[: self.size]
+            order = np.random.default_rng((self.seed, epoch, turn)).permutation(len(self.groups))
+            items = (item for g in order for item in self.groups[g])
+            picks += [(epoch, item, turn) for item in items if self.captions[item] > turn]
+        return picks
 
 
-def rank_share(items: Sequence[int], rank: int, world: int) -> list[int]:
-    """Return every `world`-th item from `rank` on; the shares may differ in length by one."""
-    return list(items[rank::world])
+def rank_batches(items: Sequence[int], size: int, rank: int, world: int) -> list[list[int]]:
+    """Return this rank's batches: every `world`-th of those that one process would make.
+
+    So the same items are encoded together, to the same bits, whatever the world. All ranks have as
+    many batches, because what a model exchanges in a step must find a partner: one that would have
+    fewer repeats the first, and the metric drops what it has seen.
+    """
+    batches = [list(items[start : start + size]) for start in range(0, len(items), size)]
+    own = batches[rank::world]
+    return own + batches[: -(-len(batches) // world) - len(own)]
