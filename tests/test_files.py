@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvr_bench import files
+from tvr_bench.errors import UserError
 from tvr_bench.files import (
     Ledger,
     atomic_path,
@@ -95,12 +101,105 @@ def test_a_killed_writer_leaves_the_old_file_and_its_rest_is_removed_when_old(
 
 
 def test_remove_stale_takes_nothing_but_temporary_files(tmp_path: Path) -> None:
-    for name in (".hidden", "x.tmp", ".abc.tmp.mp4", "clip.mp4"):
+    others = [".abc.tmp.mp4", ".hidden", ".notes.tmpl", "clip.mp4", "x.tmp"]
+    for name in (*others, ".0123456789ab.tmp", ".0123456789ab.tmp.mp4"):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (1, 1))
     remove_stale(tmp_path)
-    assert _names(tmp_path) == [".hidden", "clip.mp4", "x.tmp"]
+    assert _names(tmp_path) == others
     remove_stale(tmp_path / "nowhere")
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def note_sync(handle: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def note_replace(source: Path, target: Path) -> None:
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    atomic_write(tmp_path / "x", "content")
+    assert steps == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize(("reason", "fatal"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_syncs_no_folder_is_fine_and_a_broken_one_is_not(
+    reason: int, fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_for_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    with pytest.raises(OSError, match="Input/output") if fatal else nullcontext():
+        atomic_write(tmp_path / "x", "content")
+    assert _names(tmp_path) == ["x"]
+
+
+@contextmanager
+def _room_of(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 1, 511, 4096, 9_999])
+def test_a_file_without_room_leaves_the_old_one_and_says_what_to_do(
+    room: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "record.json"
+    atomic_write(path, "old")
+    message = r"cannot write .*record\.json: .*free some space"
+    with pytest.raises(UserError, match=message), _room_of(room):
+        atomic_write(path, "n" * 10_000)
+    assert path.read_text() == "old" and _names(tmp_path) == ["record.json"]
+    with _room_of(10_000):
+        atomic_write(path, "n" * 10_000)
+    assert path.stat().st_size == 10_000
+
+
+@pytest.mark.parametrize("place", ["write", "sync", "rename"])
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_at_any_step_leaves_the_old_file(
+    place: str, reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    atomic_write(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    name = {"write": "write", "sync": "fsync", "rename": "replace"}[place]
+    monkeypatch.setattr(os, name, full)
+    with pytest.raises(UserError, match=os.strerror(reason)), atomic_path(path) as temporary:
+        handle = os.open(temporary, os.O_CREAT | os.O_WRONLY)
+        try:
+            os.write(handle, b"half")
+        finally:
+            os.close(handle)
+    assert path.read_text() == "old" and _names(tmp_path) == ["x"]
+
+
+def test_other_errors_of_a_disk_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError), atomic_path(tmp_path / "x"):
+        raise FileExistsError
+
+
+def test_a_ledger_on_a_full_disk_says_so() -> None:
+    with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
+        Ledger(Path("/dev/full")).add(id="a", path="a.mp4", stage="ocr", error="x")
 
 
 _JSON = st.recursive(

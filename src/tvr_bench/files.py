@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,20 +15,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tvr_bench.errors import UserError
+
 _PROBE = 64 * 1024  # bytes read from each end of a file for its fingerprint
 _STALE_S = 3600.0  # a temporary file that nobody wrote to for so long belongs to a killed process
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp(\..*)?", re.DOTALL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # what some file systems say of a folder
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` on success and vanishes on error."""
+    """Yield a temporary path beside `path` that becomes `path` on success and vanishes on error.
+
+    On return the file and its name are on the disk. Raises UserError where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex[:12]}.tmp{path.suffix}"
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _room_for(path):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,6 +53,8 @@ def remove_stale(folder: Path) -> None:
     """Remove the temporary files that killed processes left in `folder` an hour ago or earlier."""
     before = time.time() - _STALE_S
     for path in folder.glob(".*.tmp*"):
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
         with suppress(FileNotFoundError):  # another process may have been quicker
             if path.stat().st_mtime < before:
                 path.unlink()
@@ -92,9 +106,35 @@ class Ledger:
         self.entries.append(Failure(id, path, stage, kind, message))
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
+            with _room_for(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(self.entries[-1]), ensure_ascii=False) + "\n")
 
     def ids(self, stage: str | None = None) -> set[str]:
         """Return the ids that failed, at `stage` or at any."""
         return {e.id for e in self.entries if stage is None or e.stage == stage}
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"cannot write {path}: {os.strerror(error.errno)}; free some space there, or give "
+            "another folder, and repeat the command"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in `folder` on the disk; without it a power cut can undo a rename."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise

@@ -1,12 +1,10 @@
-"""The leaderboard's files: every digit, left-out records, hostile names, many writers at once."""
+"""The leaderboard's files: every digit, left-out records, hostile names."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,28 +200,3 @@ def test_a_folder_whose_name_is_no_text_is_listed(tmp_path: Path) -> None:
     paths = build_leaderboard(tmp_path / "runs", tmp_path)
     assert paths.runs == 1
     assert "plain" in paths.html.read_text(encoding="utf-8")
-
-
-def _write_concurrently(work: Path, processes: int, rows: int, kills: int) -> None:
-    template = write_run(work / "template", "pattern", split=make_split(16))
-    script = Path(__file__).with_name("concurrent_writers.py")
-    numbers = [str(n) for n in (processes, rows, kills)]
-    command = [sys.executable, str(script), str(work), str(template), *numbers]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout.split()[0]) >= min(kills, 1)
-    acknowledged = [name for log in work.glob("acknowledged-*") for name in log.read_text().split()]
-    assert len(set(acknowledged)) == processes * rows
-    assert sorted(pd.read_csv(work / "runs.csv")["run_id"]) == sorted(acknowledged)
-    table = pd.read_csv(work / "leaderboard.csv")
-    assert table[table["kind"] == "measured"]["seeds"].tolist() == [processes * rows]
-    assert f"1 systems, {processes * rows} runs" in (work / "leaderboard.html").read_text()
-
-
-def test_eight_writers_lose_no_row(tmp_path: Path) -> None:
-    _write_concurrently(tmp_path, processes=8, rows=3, kills=5)
-
-
-@pytest.mark.slow
-def test_eight_writers_lose_no_row_in_the_long_run(tmp_path: Path) -> None:
-    _write_concurrently(tmp_path, processes=8, rows=10, kills=20)

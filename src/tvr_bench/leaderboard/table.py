@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from tvr_bench.errors import UserError
-from tvr_bench.files import atomic_path
+from tvr_bench.files import atomic_path, remove_stale
 from tvr_bench.leaderboard.aggregate import (
     DIRECTIONS,
     Row,
@@ -82,6 +82,7 @@ def build_leaderboard(runs_root: Path, out_dir: Path) -> LeaderboardPaths:
     if not runs_root.is_dir():
         raise UserError(f"there is no folder of runs {runs_root}; make a run or give its path")
     with _turn(runs_root):
+        remove_stale(out_dir)
         runs, warnings = read_runs(runs_root)
         systems = systems_of(runs)
         groups, faults = rank_groups(systems)
