@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tvr_bench.datamodules.types import Clip, Query, Split
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.callback import RetrievalEvaluation
+from tvr_bench.evaluation.ranks import rank as rank_rows
 from tvr_bench.evaluation.ranks import retrieval_metrics
 
 CLIPS, QUERIES = 12, 20
@@ -142,6 +144,12 @@ def known_metrics(model: Model, data: Data) -> tuple[dict[str, float], dict[str,
         return retrieval_metrics(scores, gold), retrieval_metrics(scores.T, mask)
 
 
+def known_ranks(model: Model, data: Data) -> np.ndarray:
+    with torch.no_grad():
+        scores = model.map(data.texts) @ model.map(data.videos).T
+    return rank_rows(scores, torch.arange(QUERIES) % CLIPS).ahead
+
+
 @pytest.mark.parametrize("failed", [(), (2, 7)])
 def test_test_run_gives_both_directions_and_logs_them(failed):
     evaluation, model, data = RetrievalEvaluation(block=5, keep_scores=True), Model(), Data(failed)
@@ -243,6 +251,39 @@ def test_nan_scores_warn():
         trainer(evaluation).test(Broken(), Data(), verbose=False)
     assert evaluation.results["test"].t2v["R@10"] == 0
     assert evaluation.results["test"].t2v["nan_queries"] == QUERIES
+
+
+class ByVectors(Model):
+    """A model whose score is a dot product, and which must not be asked for it block by block."""
+
+    def score_vectors(self, features: dict[str, Tensor]) -> Tensor:
+        assert not torch.is_autocast_enabled(self.device.type)
+        return features["x"]
+
+
+def test_vectors_that_a_model_offers_are_ranked_instead_of_its_similarity():
+    evaluation, model, data = RetrievalEvaluation(keep_scores=True), ByVectors(), Data((2,))
+    trainer(evaluation, precision="bf16-mixed").test(model, data, verbose=False)
+    plain = RetrievalEvaluation(keep_scores=True)
+    trainer(plain, precision="bf16-mixed").test(Model(), data, verbose=False)
+    ours, theirs = evaluation.results["test"], plain.results["test"]
+    assert not model.modes
+    assert (ours.t2v, ours.v2t, ours.in_group) == (theirs.t2v, theirs.v2t, theirs.in_group)
+    assert ours.scores is not None and theirs.scores is not None
+    torch.testing.assert_close(ours.scores, theirs.scores, equal_nan=True)
+
+
+def test_a_subclass_with_another_similarity_is_not_ranked_by_the_vectors_it_inherits():
+    class Reversed(ByVectors):
+        def similarity(self, text: dict[str, Tensor], video: dict[str, Tensor]) -> Tensor:
+            return -super().similarity(text, video)
+
+    evaluation, model, data = RetrievalEvaluation(), Reversed(), Data()
+    trainer(evaluation).test(model, data, verbose=False)
+    assert model.modes
+    best = evaluation.results["test"].t2v_ranks.ahead
+    worst = known_ranks(model, data)
+    assert (best == CLIPS - 1 - worst).all()
 
 
 @pytest.mark.slow

@@ -86,9 +86,11 @@ def test_any_number_of_ranks_gives_the_same_result(world, items, mode):
 
 
 @pytest.mark.slow
-def test_three_ranks_and_uneven_counts_give_the_same_result(tmp_path):
-    cases = [(7, 7, "padded"), (101, 50, "padded"), (1009, 101, "padded")]
-    for found in run_ranks(tmp_path, 3, cases):
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_with_uneven_counts_give_the_same_result(world, tmp_path):
+    counts = [(7, 7), (7, 2), (101, 101), (101, 7), (1009, 1009), (1009, 101)]
+    cases = [(*pair, "padded") for pair in counts]
+    for found in run_ranks(tmp_path, world, cases):
         for (texts, videos, _), result in zip(cases, found, strict=True):
             assert result == one_process(texts, videos), (texts, videos)
 

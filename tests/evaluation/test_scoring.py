@@ -10,8 +10,8 @@ import torch
 
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import evaluate_features
+from tvr_bench.evaluation.matrix import score_matrix, stream_ranks
 from tvr_bench.evaluation.ranks import rank, retrieval_metrics
-from tvr_bench.evaluation.scoring import score_matrix, stream_ranks
 from tvr_bench.evaluation.two_stage import Stages
 
 BLOCKS = (1, 7, None, (3, 11), [64, 2])

@@ -16,6 +16,7 @@ from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.evaluation.metric import RetrievalMetric
 from tvr_bench.evaluation.scoring import BlockSize, Features
 from tvr_bench.evaluation.two_stage import Stages
+from tvr_bench.evaluation.vector_scores import Vectors
 
 
 class RetrievalEvaluation(pl.Callback):
@@ -146,6 +147,7 @@ class RetrievalEvaluation(pl.Callback):
             keep_scores=self.keep_scores,
             keep_features=self.keep_features,
             stages=self._stages(trainer, pl_module),
+            vectors=_vectors(trainer, pl_module),
             v2t=self.v2t,
         ).to(pl_module.device)
 
@@ -198,7 +200,7 @@ class _Exactly:
         self.precision, self.module, self.name = trainer.precision_plugin, pl_module, name
 
     def __call__(self, *features: Features) -> Tensor:
-        """Return what the method makes of features: scores, or vectors of stage one."""
+        """Return what the method makes of features: scores, or vectors."""
         with ExitStack() as stack:
             stack.enter_context(self.precision.forward_context())
             stack.enter_context(torch.autocast(self.module.device.type, enabled=False))
@@ -212,6 +214,20 @@ class _Exactly:
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in features.items()
         }
+
+
+def _vectors(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Vectors | None:
+    """Return the model's `score_vectors`, if it says the same as its `similarity`.
+
+    A class that defines `similarity` anew has another score than the vectors it inherits.
+    """
+    owners = [
+        next((kind for kind in type(pl_module).__mro__ if name in vars(kind)), None)
+        for name in ("score_vectors", "similarity")
+    ]
+    if owners[0] is None or owners[1] is None or not issubclass(owners[0], owners[1]):
+        return None
+    return _Exactly(trainer, pl_module, "score_vectors")
 
 
 def _limited(loaders: Any, batches: Sequence[float]) -> bool:

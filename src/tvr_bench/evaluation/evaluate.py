@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tvr_bench.datamodules.types import Split
 from tvr_bench.errors import UserError
-from tvr_bench.evaluation.counting import count_nan
+from tvr_bench.evaluation.finding import by_similarity, by_vectors, check_room, in_two_stages
 from tvr_bench.evaluation.groups import chance_metrics, group_pairs, group_ranks
 from tvr_bench.evaluation.ranks import Floats, Ints, Metrics, Ranks
 from tvr_bench.evaluation.scoring import (
@@ -23,16 +23,13 @@ from tvr_bench.evaluation.scoring import (
     BlockSize,
     Features,
     Found,
-    MatrixScores,
     Similarity,
     StageCost,
     matrix_gb,
-    rank_both,
-    rank_grouped,
 )
-from tvr_bench.evaluation.two_stage import Stages, list_gb, search
+from tvr_bench.evaluation.two_stage import Stages
+from tvr_bench.evaluation.vector_scores import Vectors
 
-Pairs = tuple[Tensor, Tensor]  # texts and videos by position, int64 [K] each
 _STREAM_BLOCK = (1024, 1024)  # where no block was asked for but the matrix is too large to keep
 _LOGGED = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "tied_queries", "nan_queries")
 
@@ -115,15 +112,17 @@ def evaluate_features(
     max_matrix_gb: float | None = None,
     keep_scores: bool = False,
     stages: Stages | None = None,
+    vectors: Vectors | None = None,
     v2t: str = "caption",
 ) -> EvaluationResult:
     """Return the result of N texts against M clips, from features in the order of the split.
 
     `video` has the V clips that are not in `failed`. Above `max_matrix_gb` (10^9 bytes) no matrix
     is kept, only ranks: they are the same. With `stages` the search has two stages, and `block`
-    bounds only how many pairs are scored at once. `v2t` says how many captions of a clip compete:
-    each by itself (`caption`) or as one (`group`). Raises UserError where features and split do not
-    fit, and where the candidates of two stages do not fit in `max_matrix_gb`.
+    bounds only how many pairs are scored at once. With `vectors`, a model's `score_vectors`, ranks
+    are exact and neither `similarity` nor `block` is used. `v2t` says how many captions of a clip
+    compete: each by itself (`caption`) or as one (`group`). Raises UserError where features and
+    split do not fit, and where the candidates of two stages do not fit in `max_matrix_gb`.
     """
     start = time.perf_counter()
     gold = gold_positions(split)
@@ -138,33 +137,20 @@ def evaluate_features(
             f"there are features of {made.shape[0]} texts, but split '{name}' has {len(gold)} "
             "queries; give one row of features per query"
         )
-    groups = [query.group for query in split.queries]
-    rows, columns = group_pairs(gold.tolist(), groups)
+    rows, columns = group_pairs(gold.tolist(), [query.group for query in split.queries])
     wanted = torch.cat([torch.arange(len(gold)), rows]), torch.cat([gold, columns])
+    grouped = v2t == "group"
     if stages is not None:
-        _check_room(stages, len(gold), len(present), max_matrix_gb)
-    found = _find(stages, made, gold, wanted, present, keep=fits, grouped=v2t == "group")
-    ranked = _rank(found, gold, rows)
-    return EvaluationResult(
-        split=name,
-        t2v=ranked.t2v.metrics(),
-        v2t=ranked.v2t.metrics(),
-        in_group=chance_metrics(ranked.inside) if len(ranked.inside) else {},
-        by_skill=_by_skill(split, gold.numpy(), ranked),
-        t2v_ranks=ranked.t2v,
-        v2t_ranks=ranked.v2t,
-        in_group_ranks=ranked.inside,
-        query_ids=tuple(query.id for query in split.queries),
-        clip_ids=tuple(split.clips[clip].id for clip in ranked.described),
-        in_group_ids=tuple(split.queries[query].id for query in ranked.grouped),
-        failed=tuple(clip.id for clip in split.clips if clip.id in failed),
-        nan_scores=found.nan_scores,
-        pairs_scored=found.pairs_scored,
-        seconds=time.perf_counter() - start,
-        query_ms=found.query_ms,
-        stages=found.stages,
-        scores=found.scores if keep_scores else None,
-    )
+        check_room(stages, len(gold), len(present), max_matrix_gb)
+        found = in_two_stages(stages, made, gold, wanted, present, keep=fits, grouped=grouped)
+    elif vectors is not None:
+        keep = fits and keep_scores
+        found = by_vectors(vectors, made, gold, wanted, present, keep=keep, grouped=grouped)
+    else:
+        found = by_similarity(made, gold, wanted, keep=fits, grouped=grouped)
+    found = found if keep_scores else replace(found, scores=None)
+    result = _result(split, name, failed, found, _rank(found, gold, rows), gold)
+    return replace(result, seconds=time.perf_counter() - start)
 
 
 def gold_positions(split: Split) -> Tensor:
@@ -197,75 +183,43 @@ class _Ranked:
     grouped: Ints
 
 
-def _find(
-    stages: Stages | None,
-    made: BlockScores,
-    gold: Tensor,
-    wanted: Pairs,
-    present: Tensor,
-    *,
-    keep: bool,
-    grouped: bool,
-) -> Found:
-    """Return what a search of everything, or one in two stages, finds."""
-    if stages is None:
-        return _exhaustive(made, gold, wanted, keep=keep, grouped=grouped)
-    if grouped and stages.parity == "none":
-        raise UserError(
-            "eval.v2t=group ranks all captions of all videos, which a search in two stages does "
-            "not score; set eval.two_stage=null, or eval.v2t=caption"
-        )
-    return search(
-        stages,
-        *(made.text, made.video, gold, wanted, present),
-        keep=keep,
-        chunk=made.sides[0] * made.sides[1],
-    )
-
-
-def _exhaustive(
-    made: BlockScores, gold: Tensor, wanted: Pairs, *, keep: bool, grouped: bool
-) -> Found:
-    """Return what the scores of all pairs say; `wanted` are gathered in one pass."""
-    matrix = made.matrix() if keep else None
-    scores = made if matrix is None else MatrixScores(matrix)
-    values = scores.gather(*wanted)
-    t2v, v2t = rank_both(scores, gold, values[: len(gold)])
-    if grouped:
-        v2t = rank_grouped(scores, gold)
-    absent = made.shape[0] * (made.shape[1] - len(made.columns))
-    return Found(
-        values=values,
-        t2v=t2v,
-        v2t=v2t,
-        nan_scores=made.nan_scores if matrix is None else count_nan(matrix) - absent,
-        pairs_scored=made.pairs_scored,
-        query_ms=made.query_ms,
-        scores=matrix,
-    )
-
-
-def _check_room(stages: Stages, texts: int, videos: int, limit: float | None) -> None:
-    """Raise UserError where two stages need more than `limit`, 10^9 bytes."""
-    lists, matrix = list_gb(stages.k, texts, videos), matrix_gb(texts, videos)
-    if limit is not None and lists > limit:
-        raise UserError(
-            f"{stages.k} candidates per query take {lists:.2f} GB, but {limit:g} are allowed; "
-            "lower eval.two_stage or raise eval.max_matrix_gb"
-        )
-    if limit is not None and matrix > limit and stages.parity != "none":
-        raise UserError(
-            f"eval.parity={stages.parity} keeps a matrix of {matrix:.2f} GB, but {limit:g} are "
-            "allowed; raise eval.max_matrix_gb or set eval.parity=none"
-        )
-
-
 def _rank(found: Found, gold: Tensor, rows: Tensor) -> _Ranked:
     """Return all ranks; `rows` are the queries of the pairs of the groups."""
     right, rivals = found.values[: len(gold)], found.values[len(gold) :]
     grouped, inside = group_ranks(rivals, rows, right)
     described = np.unique(gold.numpy())
     return _Ranked(found.t2v, found.v2t.take(described), inside, described, grouped.numpy())
+
+
+def _result(
+    split: Split,
+    name: str,
+    failed: Collection[str],
+    found: Found,
+    ranked: _Ranked,
+    gold: Tensor,
+) -> EvaluationResult:
+    """Return all that was found, without the time it took."""
+    return EvaluationResult(
+        split=name,
+        t2v=ranked.t2v.metrics(),
+        v2t=ranked.v2t.metrics(),
+        in_group=chance_metrics(ranked.inside) if len(ranked.inside) else {},
+        by_skill=_by_skill(split, gold.numpy(), ranked),
+        t2v_ranks=ranked.t2v,
+        v2t_ranks=ranked.v2t,
+        in_group_ranks=ranked.inside,
+        query_ids=tuple(query.id for query in split.queries),
+        clip_ids=tuple(split.clips[clip].id for clip in ranked.described),
+        in_group_ids=tuple(split.queries[query].id for query in ranked.grouped),
+        failed=tuple(clip.id for clip in split.clips if clip.id in failed),
+        nan_scores=found.nan_scores,
+        pairs_scored=found.pairs_scored,
+        seconds=0.0,
+        query_ms=found.query_ms,
+        stages=found.stages,
+        scores=found.scores,
+    )
 
 
 def _by_skill(split: Split, gold: Ints, ranked: _Ranked) -> dict[str, dict[str, Metrics]]:

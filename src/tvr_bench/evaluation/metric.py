@@ -20,6 +20,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult, evaluate_features
 from tvr_bench.evaluation.scoring import BlockSize, Features, Similarity
 from tvr_bench.evaluation.two_stage import Stages
+from tvr_bench.evaluation.vector_scores import Vectors
 
 KINDS = ("text", "video")
 PARTS = {"index": torch.int64, "bytes": torch.uint8, "layout": torch.uint8}
@@ -49,6 +50,7 @@ class RetrievalMetric(Metric):
         keep_scores: bool = False,
         keep_features: bool = False,
         stages: Stages | None = None,
+        vectors: Vectors | None = None,
         v2t: str = "caption",
         **kwargs: Any,
     ) -> None:
@@ -58,7 +60,7 @@ class RetrievalMetric(Metric):
         self.failed = frozenset(failed)
         self.block, self.max_matrix_gb = block, max_matrix_gb
         self.keep_scores, self.keep_features = keep_scores, keep_features
-        self.stages, self.v2t = stages, v2t
+        self.stages, self.vectors, self.v2t = stages, vectors, v2t
         self.result: EvaluationResult | None = None
         for kind in KINDS:
             for part in PARTS:
@@ -128,6 +130,7 @@ class RetrievalMetric(Metric):
             max_matrix_gb=self.max_matrix_gb,
             keep_scores=self.keep_scores,
             stages=self.stages,
+            vectors=self.vectors,
             v2t=self.v2t,
         )
         if self.keep_features:

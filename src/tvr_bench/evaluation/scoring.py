@@ -1,11 +1,12 @@
-"""Scores of all pairs, made block by block in float32; above a memory limit only ranks are kept.
+"""Scores of all pairs, made block by block in float32, and the ranks they give.
 
 N texts, M videos of the gallery, V videos that could be read (V <= M), K pairs.
 A video without features has no score: NaN in a matrix, and a miss for the queries that want it.
 
 Every score comes from one call of `similarity` on one block of a fixed size, so that ranks
 repeat exactly. Blocks of another size give the same ranks as far as the similarity itself keeps
-a score the same in any block; matrix products may differ in the last bit.
+a score the same in any block; matrix products may differ in the last bit. Where the score is a
+dot product of one vector per item, `vector_scores` has ranks that no block can change.
 """
 
 from __future__ import annotations
@@ -224,45 +225,6 @@ class MatrixScores:
     def count(self, by_text: Tensor, by_video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return how many scores are > and == by_text [N] per text, then by_video [M] per video."""
         return *count_rows(self.matrix, by_text), *count_rows(self.matrix.T, by_video)
-
-
-def score_matrix(
-    similarity: Similarity,
-    text: Features,
-    video: Features,
-    block: BlockSize = None,
-    max_gb: float | None = None,
-    present: Tensor | None = None,
-) -> Tensor:
-    """Return the scores of all pairs, float32 [N, M] on the CPU.
-
-    `block` is (texts, videos) per call of `similarity`, `present` bool [M] marks the videos that
-    have features: the others are columns of NaN. Raises UserError where the matrix would exceed
-    `max_gb` (10^9 bytes).
-    """
-    scores = BlockScores(similarity, text, video, block, present)
-    if max_gb is not None and matrix_gb(*scores.shape) > max_gb:
-        raise UserError(
-            f"{scores.shape[0]} x {scores.shape[1]} scores take {matrix_gb(*scores.shape):.2f} GB, "
-            f"but {max_gb:g} are allowed; raise eval.max_matrix_gb or keep ranks only"
-        )
-    return scores.matrix()
-
-
-def stream_ranks(
-    similarity: Similarity,
-    text: Features,
-    video: Features,
-    gold: Tensor,
-    block: BlockSize = None,
-    present: Tensor | None = None,
-) -> tuple[Ranks, Ranks]:
-    """Return the ranks text-to-video [N] and video-to-text [M], keeping no matrix.
-
-    Two passes: the scores of the right pairs first, then counts. `gold` int [N] is the video of
-    each text; a video without a text must be left out of the second ranks by the caller.
-    """
-    return rank_both(BlockScores(similarity, text, video, block, present), gold)
 
 
 def rank_both(

@@ -23,17 +23,22 @@ class MeanPool(RetrievalModule):
     def encode_text(self, batch: Batch) -> Features:
         """Return `text` [N, D], unit vectors."""
         pooled, _ = self.backbone.encode_text(batch["text_ids"], batch["text_mask"])
-        return {"text": F.normalize(pooled.float(), dim=-1)}
+        return {"text": F.normalize(pooled.to(self.log_scale.dtype), dim=-1)}
 
     def encode_video(self, batch: Batch) -> Features:
         """Return `video` [M, D], unit vectors: the mean of the valid frames, then its norm."""
         frames, _ = self.backbone.encode_frames(batch["frames"])
-        return {"video": F.normalize(masked_mean(frames.float(), batch["frame_mask"]), dim=-1)}
+        mean = masked_mean(frames.to(self.log_scale.dtype), batch["frame_mask"])
+        return {"video": F.normalize(mean, dim=-1)}
 
     def similarity(self, text: Features, video: Features) -> Tensor:
         """Return cosines [N, M]."""
         return text["text"] @ video["video"].mT
 
-    def recall_embedding(self, features: Features) -> Tensor:
+    def score_vectors(self, features: Features) -> Tensor:
         """Return the unit vectors [n, D] themselves: their dot product is the score."""
         return features["text"] if "text" in features else features["video"]
+
+    def recall_embedding(self, features: Features) -> Tensor:
+        """Return the same vectors [n, D]: the first of two stages finds what the score finds."""
+        return self.score_vectors(features)
