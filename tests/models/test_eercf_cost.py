@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.eercf_case import (
     FRAMES,
@@ -24,21 +23,9 @@ from models.eercf_case import (
     take,
     total_loss,
 )
+from models.largest import Largest
 from tvr_bench.evaluation.efficiency import count_flops
-from tvr_bench.models import eercf
-
-
-class _Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for one in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(one, Tensor):
-                self.elements = max(self.elements, one.numel())
-        return out
+from tvr_bench.models.layers import fused
 
 
 def test_no_tensor_has_a_width_and_tokens_for_every_pair() -> None:
@@ -48,7 +35,7 @@ def test_no_tensor_has_a_width_and_tokens_for_every_pair() -> None:
     limit = texts * M * FRAMES * D
     assert limit > 2 * max(texts * M * FRAMES * P, M * FRAMES * P * D)
     for score in (model.similarity, make_model(tib_train="pairwise").training_scores):
-        with _Largest() as seen:
+        with Largest() as seen:
             score(text, video)
         assert 0 < seen.elements < limit / 2
 
@@ -57,7 +44,7 @@ def test_no_tensor_has_a_width_and_tokens_for_every_pair() -> None:
 def test_blocks_and_recomputation_change_neither_scores_nor_gradients(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eercf, "_RECOMPUTE", 0 if block < 10**6 else 10**9)
+    monkeypatch.setattr(fused, "_RECOMPUTE", 0 if block < 10**6 else 10**9)
 
     def gradient(**options: Any) -> tuple[Tensor, Tensor]:
         model, batch = make_model(strong_patch=0.5, tib_train="pairwise", **options), make_batch()

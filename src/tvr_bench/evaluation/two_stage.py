@@ -162,7 +162,7 @@ def rerank_pairs(
             one = {name: tensor[place : place + 1] for name, tensor in video.items()}
             for at in range(start, stop, step):
                 rows = texts[at : min(stop, at + step)]
-                scores = stages.rerank({name: part[rows] for name, part in text.items()}, one)
+                scores = stages.rerank(_take(text, rows), one)
                 if scores.shape != rows.shape:
                     raise UserError(
                         f"rerank returned the shape {tuple(scores.shape)} for {len(rows)} texts "
@@ -170,6 +170,10 @@ def rerank_pairs(
                     )
                 fine[at : at + len(rows)] = scores
     return fine.cpu()
+
+
+def _take(features: Features, rows: Tensor) -> Features:
+    return {name: tensor.index_select(0, rows) for name, tensor in features.items()}
 
 
 class _Order:

@@ -29,24 +29,21 @@ before the logit scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from tvr_bench.errors import UserError
 from tvr_bench.models.base import Batch, RetrievalModule
-from tvr_bench.models.layers import tib
+from tvr_bench.models.layers import fused, tib
 from tvr_bench.models.layers.levels import (
     FRAME,
     PATCH,
     TIB_FRAME,
     TIB_PATCH,
     VIDEO,
-    Weights,
     pearson_weights,
     scoring_weights,
     trained_weights,
@@ -59,8 +56,6 @@ from tvr_bench.registry import register_model
 from tvr_bench.schema import Config
 
 _HEAD_WIDTH = 64  # of CLIP's transformers
-_RECOMPUTE = 1 << 26  # products of text and patch above which training does not keep them
-Products = Callable[..., Tensor]
 
 
 @register_model("eercf")
@@ -77,6 +72,7 @@ class Eercf(RetrievalModule):
         self.weak, self.strong = trained_weights(self.options)
         self.pearson = pearson_weights(self.options)
         self.scoring = scoring_weights(self.options, self.weak, self.strong)
+        self.parts = fused.Parts.of(self.options)
         # what no loss trains stays the identity and is no parameter
         self.recall_map = nn.Parameter(torch.eye(width))
         self.frame_map = nn.Parameter(torch.eye(frames), requires_grad=FRAME in self.weak)
@@ -129,12 +125,13 @@ class Eercf(RetrievalModule):
 
     def similarity(self, text: Features, video: Features) -> Tensor:
         """Return the fused score of every pair, [N, M]: the weighted sum of its parts."""
-        return _sum(self.scoring, self.score_parts(text, video))
+        return fused.weighted(self.scoring, self.score_parts(text, video))
 
     def score_parts(self, text: Features, video: Features) -> dict[str, Tensor]:
         """Return the parts of the fused score that have a weight, each [N, M]."""
         with _exactly(text):
-            return self._parts(self._full(text), self._full(video), self.scoring)
+            pairs = self._full(text), self._full(video)
+            return self.parts.scores(self.frame_map, *pairs, self.scoring)
 
     def recall_embedding(self, features: Features) -> Tensor:
         """Return unit vectors [n, D] of the coarse level: t M of texts, g of videos.
@@ -148,13 +145,14 @@ class Eercf(RetrievalModule):
 
     def rerank(self, text: Features, video: Features) -> Tensor:
         """Return the fused score of text i with video i, [N]; one video stands for all texts."""
+        products = tib.aligned_products
         if len(video["video"]) == 1:
-            return self.similarity(text, video)[:, 0]
+            products = tib.products_of_one
+            video = {name: tensor[0] for name, tensor in video.items()}
         with _exactly(text):
-            parts = self._parts(
-                self._full(text), self._full(video), self.scoring, tib.aligned_products
-            )
-            return _sum(self.scoring, parts)
+            pairs = self._full(text), self._full(video)
+            parts = self.parts.scores(self.frame_map, *pairs, self.scoring, products)
+            return fused.weighted(self.scoring, parts)
 
     def training_features(self, text: Features, video: Features) -> tuple[Features, Features]:
         """Return text and video, with each video's TIB outputs under its own text, [B, D]."""
@@ -162,31 +160,20 @@ class Eercf(RetrievalModule):
         if self.options.tib_train == "own":
             own |= self.strong.keys()
         with _exactly(text):
-            return text, video | self._adapted(self._full(text), self._full(video), own)
-
-    def _adapted(self, text: Features, video: Features, parts: set[str]) -> Features:
-        """Return the TIB outputs `tib_frame`, `tib_patch` of matched pairs, unit vectors [B, D]."""
-        adapted = {}
-        if TIB_FRAME in parts:
-            seen = tib.aligned_products(text["text"], video["frames"])
-            gate = self._gate(seen, self.options.tib_tau_frame, video["closed"])
-            adapted[TIB_FRAME] = tib.gated_tokens(gate, video["temporal"])
-        if TIB_PATCH in parts:
-            seen = tib.aligned_products(text["text"], video["patches"], _closed_patches(video))
-            gate = self._gate(seen, self.options.tib_tau_patch)
-            adapted[TIB_PATCH] = tib.gated_tokens(gate, video["patches"])
-        return adapted
+            query = self._full(text)["text"]
+            return text, video | self.parts.adapted(query, self._full(video), own)
 
     def training_scores(self, text: Features, video: Features) -> dict[str, Tensor]:
         """Return `weak` and `strong` [N, M]: without and with the interaction block."""
         text, video = self._full(text), self._full(video)
         own = self.options.tib_train == "own"
         with _exactly(text):
-            parts = self._parts(text, video, self.weak if own else self.weak | self.strong)
+            wanted = self.weak if own else self.weak | self.strong
+            parts = self.parts.scores(self.frame_map, text, video, wanted)
             if own:
                 parts |= {part: text["text"] @ video[part].mT for part in self.strong}
-            scores = {"weak": _sum(self.weak, parts)}
-            return scores | ({"strong": _sum(self.strong, parts)} if self.strong else {})
+            scores = {"weak": fused.weighted(self.weak, parts)}
+            return scores | ({"strong": fused.weighted(self.strong, parts)} if self.strong else {})
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -209,88 +196,15 @@ class Eercf(RetrievalModule):
             ]
             return {"pearson": options.pearson * torch.stack(terms).sum()}
 
-    def _parts(
-        self,
-        text: Features,
-        video: Features,
-        wanted: Weights,
-        products: Products = tib.pair_products,
-    ) -> dict[str, Tensor]:
-        """Return the wanted parts in their order, each [N, M], or [N] of aligned pairs."""
-        found = {}
-        if VIDEO in wanted:
-            found[VIDEO] = products(text["query"], video["video"][:, None])[..., 0]
-        if wanted.keys() & {FRAME, TIB_FRAME}:
-            found |= self._frame_parts(text["text"], video, wanted, products)
-        if wanted.keys() & {PATCH, TIB_PATCH}:
-            found |= self._patch_parts(text["text"], video, wanted, products)
-        return {part: found[part] for part in wanted}
-
-    def _frame_parts(
-        self, text: Tensor, video: Features, wanted: Weights, products: Products
-    ) -> dict[str, Tensor]:
-        found, closed = {}, video["closed"]
-        seen = products(text, video["frames"])
-        if FRAME in wanted:
-            weights = tib.text_gate(seen, self.options.tau_frame, closed) @ self.frame_map
-            found[FRAME] = tib.weighted_sum(weights, seen)
-        if TIB_FRAME in wanted:
-            gate = self._gate(seen, self.options.tib_tau_frame, closed)
-            values = products(text, video["temporal"])
-            found[TIB_FRAME] = tib.gated_cosine(gate, values, video["gram"])
-        return found
-
-    def _patch_parts(
-        self, text: Tensor, video: Features, wanted: Weights, products: Products
-    ) -> dict[str, Tensor]:
-        """Return the patch parts, made of a few videos at a time."""
-        names = [part for part in (PATCH, TIB_PATCH) if part in wanted]
-        tokens, closed = video["patches"], _closed_patches(video)
-
-        def block(text: Tensor, tokens: Tensor, closed: Tensor) -> Tensor:
-            seen = products(text, tokens, closed)
-            found = []
-            if PATCH in names:
-                found.append(tib.weighted_sum(tib.text_gate(seen, self.options.tau_patch), seen))
-            if TIB_PATCH in names:
-                gate = self._gate(seen, self.options.tib_tau_patch)
-                found.append(tib.gated_cosine_of_sum(gate, seen, tokens))
-            return torch.stack(found)
-
-        if products is tib.aligned_products:
-            return dict(zip(names, block(text, tokens, closed), strict=True))
-        size = max(1, self.options.pair_block // len(text))
-        large = torch.is_grad_enabled() and len(text) * closed.numel() > _RECOMPUTE
-        blocks = [
-            checkpoint(block, text, *one, use_reentrant=False, preserve_rng_state=False)
-            if large
-            else block(text, *one)
-            for one in zip(tokens.split(size), closed.split(size), strict=True)
-        ]
-        return dict(zip(names, torch.cat(blocks, -1), strict=True))
-
-    def _gate(self, seen: Tensor, tau: float, closed: Tensor | None = None) -> Tensor:
-        gate = tib.text_gate(seen, tau, closed)
-        return gate.detach() if self.options.tib_detach else gate
-
     def _full(self, features: Features) -> Features:
         """Return the features in the precision of the weights: scores are made in fp32."""
         dtype = self.log_scale.dtype
-        return {k: v.to(dtype) if v.is_floating_point() else v for k, v in features.items()}
+        kept = (dtype, torch.bool)
+        return {k: v if v.dtype in kept else v.to(dtype) for k, v in features.items()}
 
 
 def _exactly(features: Features) -> torch.autocast:
     return torch.autocast(features["text"].device.type, enabled=False)
-
-
-def _sum(weights: Weights, parts: dict[str, Tensor]) -> Tensor:
-    return torch.stack([weight * parts[part] for part, weight in weights.items()]).sum(0)
-
-
-def _closed_patches(video: Features) -> Tensor:
-    """Return bool [M, J], whether a patch is of a frame that gets no weight."""
-    closed = video["closed"]
-    return closed.repeat_interleave(video["patches"].shape[1] // closed.shape[1], 1)
 
 
 def _temporal(options: Any, width: int, frames: int) -> TemporalTransformer | None:

@@ -97,8 +97,8 @@ class TCard(RetrievalModule):
         if self.reads:
             mask = batch["ocr_mask"]
             tower: Any = getattr(self.network, "ocr", self.network)
-            read = encode_windows(tower, batch["ocr_ids"], mask)
-            features |= {"ocr": read, "ocr_mask": mask.any(-1)}
+            read = encode_windows(tower, batch["ocr_ids"], mask, frames.device)
+            features |= {"ocr": read, "ocr_mask": mask.any(-1).to(frames.device)}
         return features
 
     def similarity(self, text: Features, video: Features) -> Tensor:

@@ -60,8 +60,8 @@ class WindowMatching(RetrievalModule):
     def encode_video(self, batch: Batch) -> Features:
         """Return the model's features and `windows` [M, D], unit vectors, zero without text."""
         mask = batch["ocr_mask"]
-        read = encode_windows(self.backbone, batch["ocr_ids"], mask)
-        present = mask.any(-1)
+        read = encode_windows(self.backbone, batch["ocr_ids"], mask, self.device)
+        present = mask.any(-1).to(read.device)
         mean = self._vector(masked_mean(read, present))
         return super().encode_video(batch) | {WINDOWS: mean * present.any(-1, keepdim=True)}
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers.blocks import keep_no_activations
 from tvr_bench.models.layers.cait_bert import CaitBertBackbone
 from tvr_bench.models.layers.clip import ClipBackbone
 from tvr_bench.models.layers.features import FeatureBackbone
@@ -61,6 +62,8 @@ def build_backbone(cfg: Config) -> nn.Module:
         )
     if cfg.backbone.frozen:
         backbone.requires_grad_(False)
+    if cfg.backbone.checkpointing:
+        keep_no_activations(backbone)
     return backbone
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tvr_bench.models.layers.masking import attendable
+from tvr_bench.models.losses import rank_average
 
 
 def cycle_consistency(
@@ -25,6 +26,8 @@ def cycle_consistency(
 ) -> Tensor:
     """Return the mean squared cycle distance of the pairs that have tokens on both sides.
 
+    On several ranks it is this rank's share: the mean over ranks is that of the pairs of all.
+
     video [B, T, D], ocr [B, S, D], masks bool [B, T] and [B, S]. `directions` is both, video
     (V to O to V) or ocr. `normalise_index` divides positions by T-1 (or S-1). Returns zero, still
     joined to the graph, where no pair has both.
@@ -37,7 +40,7 @@ def cycle_consistency(
     if directions in ("both", "ocr"):
         losses.append(_cycle(ocr, video, ocr_open, video_open, temperature, normalise_index))
     per_pair = torch.stack(losses).mean(0)
-    return (per_pair * usable).sum() / usable.sum().clamp_min(1)
+    return (per_pair * usable).sum() / rank_average(usable.sum())
 
 
 def _cycle(

@@ -17,6 +17,11 @@ def mean_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return weights / weights.sum(1, keepdim=True).clamp_min(1)
 
 
+def on_host(x: Tensor) -> bool:
+    """Return whether the values can be looked at without waiting for a device."""
+    return x.device.type == "cpu"
+
+
 def attendable(mask: Tensor) -> Tensor:
     """Return `mask` [M, T] with every slot open where a row has no valid token at all.
 

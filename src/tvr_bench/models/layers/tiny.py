@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers.masking import on_host
 from tvr_bench.schema import BackboneConfig
 
 
@@ -144,7 +145,9 @@ class TinyText(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled [B, D] and word [B, L, D] features of token ids [B, L]."""
-        length = max(1, int(mask.sum(1).max()))  # padding that no text needs costs nothing
+        length = ids.shape[1]
+        if on_host(mask):
+            length = max(1, int(mask.sum(1).max()))  # padding that no text needs costs nothing
         kept = mask[:, :length]
         x = self.embed(ids[:, :length]) + self.position[:, :length]
         for block in self.blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -15,10 +16,13 @@ class TextTower(Protocol):
         ...
 
 
-def encode_windows(tower: TextTower, ids: Tensor, mask: Tensor) -> Tensor:
+def encode_windows(
+    tower: TextTower, ids: Tensor, mask: Tensor, device: torch.device | None = None
+) -> Tensor:
     """Return the pooled features of window captions, [M, W, D], zero for a window without text.
 
-    `ids` int64 [M, W, L] and `mask` bool [M, W, L]. A caption that occurs several times is encoded
+    `ids` int64 [M, W, L] and `mask` bool [M, W, L] may lie in the host's memory while the tower is
+    on `device`; then nothing here waits for it. A caption that occurs several times is encoded
     once and padding that no caption needs is cut, both without effect on the result. All empty
     windows are one more row, never used, so that a tower of its own is part of the graph of every
     batch.
@@ -29,5 +33,8 @@ def encode_windows(tower: TextTower, ids: Tensor, mask: Tensor) -> Tensor:
     unique, where = rows.unique(dim=0, return_inverse=True)
     valid = unique >= 0
     valid[:, 0] = True  # attention needs a token in the empty row too
-    pooled, _ = tower.encode_text(unique.clamp_min(0), valid)
+    rows, valid, where, present = (
+        x.to(device, non_blocking=True) for x in (unique.clamp_min(0), valid, where, present)
+    )
+    pooled, _ = tower.encode_text(rows, valid)
     return pooled[where].unflatten(0, present.shape).masked_fill(~present[..., None], 0)
