@@ -14,7 +14,7 @@ SETTINGS = model=$(MODEL) data=$(DATA) seed=$(SEED) \
 	$(if $(GPUS),trainer.accelerator=gpu trainer.devices=$(GPUS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep leaderboard test test-slow lint type clean
+.PHONY: help setup bench sweep leaderboard test test-slow soak perf lint type clean
 
 help:  ## show this help
 	@echo "targets:"
@@ -49,7 +49,14 @@ test: $(READY)  ## run the quick tests
 	@$(BIN)/python -m pytest
 
 test-slow: $(READY)  ## run the slow tests too
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(BIN)/python -m pytest -m "not soak"
+
+soak: $(READY)  ## kill, stop and starve runs by the hundred; many minutes
+	@$(BIN)/python -m pytest -m soak
+	@$(BIN)/python benchmarks/durability.py
+
+perf: $(READY)  ## measure the small sizes of all benchmarks against the kept results; ARGS=--keep keeps
+	@$(BIN)/python benchmarks/perf.py $(ARGS)
 
 lint: $(READY)  ## check style
 	@$(BIN)/ruff check .

@@ -457,7 +457,7 @@ def test_a_signal_ends_a_run_with_a_code_that_says_so(
     while process.poll() is None and not (run / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.05)
     process.send_signal(number)
-    assert process.wait() == 130
+    assert process.wait() == 128 + number
     assert not (run / "record.json").exists()
 
 

@@ -15,7 +15,8 @@ from tvr_bench.bench import bench
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.leaderboard.record import Record, load_record
-from tvr_bench.models.base import RetrievalModule, warmup_cosine
+from tvr_bench.models.base import RetrievalModule
+from tvr_bench.models.optim import warmup_cosine
 from tvr_bench.registry import create_model
 
 SMALL: dict[str, Any] = {"video.size": "[32,48]", "backbone.width": 16, "backbone.layers": 1}
@@ -195,16 +196,6 @@ def test_a_run_in_bf16_has_finite_scores_and_says_its_type(
     assert record.efficiency.dtype == "bf16-mixed"
     assert record.metrics.nan_scores == 0
     assert (folder / "retrieval.png").exists()
-
-
-def test_too_many_gpus_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for accelerator in ("gpu", "auto"):
-        cfg = config.load([f"trainer.accelerator={accelerator}", "trainer.devices=8"])
-        with pytest.raises(UserError, match=r"trainer\.devices=8 .*1"):
-            training.check_devices(cfg)
-    training.check_devices(config.load(["trainer.accelerator=cpu", "trainer.devices=8"]))
-    training.check_devices(config.load(["trainer.accelerator=gpu", "trainer.devices=1"]))
 
 
 def test_seed_fixes_numbers_and_threads() -> None:

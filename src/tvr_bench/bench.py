@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from safetensors.torch import save_file
 
-from tvr_bench import encoded, training
+from tvr_bench import devices, durable, encoded, identity, resume, strategies, training
 from tvr_bench.config import to_yaml
 from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule, trained
 from tvr_bench.datamodules.tokens import save_tokenizer
@@ -38,6 +35,7 @@ from tvr_bench.runs import (
     trained_model,
 )
 from tvr_bench.schema import Config
+from tvr_bench.signals import Stop
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
 
@@ -46,43 +44,51 @@ def bench(cfg: Config, command: str = "") -> Record | None:
     """Train and test one model; return its record, on the first rank, else None.
 
     Everything goes to the run's folder. A run of the same `run.name` that was killed goes on from
-    its last checkpoint; raises UserError where that run is finished.
+    its last checkpoint; raises UserError where that run is finished. Ctrl-C and SIGTERM end it
+    with `Interrupted`, which says how to go on.
     """
+    with Stop() as stop, devices.together(cfg) as team:
+        devices.check(cfg)
+        return _bench(cfg, command, team, stop)
+
+
+def _bench(cfg: Config, command: str, team: devices.Team, stop: Stop) -> Record | None:
     started = time.perf_counter()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    first = not training.local_rank()
-    training.check_devices(cfg)
     training.seed(cfg)
     # what it lacks is said before minutes of work
     model = trained_model(cfg) if cfg.run.weights else build_model(cfg)
     if cfg.backbone.cache:
         encoded.check(model)
     evaluation = evaluation_of(model, keep_features=True)
-    run_dir = open_run(cfg)
-    ledger = Ledger(run_dir / LEDGER_FILE if first else None)
+    run_dir = open_run(cfg, team)
+    stop.how = how_to_go_on(run_dir)
+    ledger = Ledger(run_dir / LEDGER_FILE if team.first else None)
     data = dataset_class(cfg.data.name)(
         cfg, tokenizer=model.tokenizer, ledger=ledger, scene_text=model.reads_text
     )
     trains = trained(cfg) and not cfg.run.weights
     splits = SPLITS if trains else (SPLIT,)
-    data.prepare(splits, trains=trains)
-    if cfg.backbone.cache:
-        encoded.encode_frames(model, data, splits)
+    with team.in_turn("prepared"):
+        data.prepare(splits, trains=trains)
+        if cfg.backbone.cache:
+            encoded.encode_frames(model, data, splits)
     assert data.tokenizer is not None
-    if first:
+    if team.first:
         save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
     model.tokenizer = data.tokenizer
     training.seed(cfg)  # again: whether the caches were full must not change a number
-    if first:
+    if team.first:
         console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
 
-    trainer = training.build_trainer(cfg, run_dir, [evaluation])
+    who = identity.identity(cfg, data) if trains else {}
+    trainer = training.build_trainer(cfg, run_dir, [evaluation], identity=who, stop=stop)
     if trains:
         data.seconds["train"] = fit(trainer, model, data, run_dir)
     test_start = time.perf_counter()
-    with interruptible(run_dir):
-        trainer.test(model, data, verbose=False)
-    if not trainer.is_global_zero:
+    trainer.test(model, data, verbose=False)
+    model = strategies.whole(model)
+    if not team.first:
         return None
 
     if SPLIT not in evaluation.results:  # a smoke run sees one batch, which is no result
@@ -125,40 +131,36 @@ def conclude(
     return record
 
 
-def open_run(cfg: Config) -> Path:
+def open_run(cfg: Config, team: devices.Team) -> Path:
     """Return the run's folder with its configuration in it, new or to be continued.
 
     The configuration is kept without the run's name, so that repeating it makes a new run.
     """
-    name = cfg.run.name or _new_name(cfg)
+    name = cfg.run.name or team.agree("name", lambda: _new_name(cfg))
     if not re.fullmatch(_NAME, name):
         raise UserError(
             f"run.name={name!r} is impossible; use letters, digits, '_', '-' and '.' (not first)"
         )
     run_dir = Path(cfg.run.root) / name
-    if training.local_rank():  # the first rank has made it
+    team.advise(how_to_go_on(run_dir))
+    if not team.first:
         return run_dir
     if (run_dir / RECORD_FILE).exists():
         raise UserError(f"run {run_dir} is finished; choose another run.name or remove its folder")
     _make_folder(run_dir, "run.root")
     _make_folder(Path(cfg.paths.cache), "paths.cache")
-    path, text = run_dir / CONFIG_FILE, to_yaml(cfg, without=("run.name",))
-    if path.exists() and path.read_text() != text:
-        raise UserError(
-            f"run {run_dir} was begun with other settings; choose another run.name, or repeat it "
-            f"with --config {path}"
-        )
-    atomic_write(path, text)
+    durable.clean(run_dir)
+    path = run_dir / CONFIG_FILE
+    if path.exists() and not cfg.run.force:
+        identity.check_settings(path, cfg)
+    atomic_write(path, to_yaml(cfg, without=("run.name", "run.force")))
     (run_dir / LEDGER_FILE).unlink(missing_ok=True)
     return run_dir
 
 
 def _new_name(cfg: Config) -> str:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
-    if cfg.trainer.devices == 1:
-        return name
-    return os.environ.setdefault("TVR_RUN_NAME", name)  # the ranks that this one starts share it
+    return f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
 
 
 def _make_folder(path: Path, key: str) -> None:
@@ -170,17 +172,10 @@ def _make_folder(path: Path, key: str) -> None:
         ) from error
 
 
-@contextmanager
-def interruptible(run_dir: Path) -> Iterator[None]:
-    """Raise KeyboardInterrupt, saying how to go on, where Lightning ends the process.
-
-    It does so after Ctrl-C and, with exit code 0 as if the run were finished, after SIGTERM.
-    """
-    try:
-        yield
-    except SystemExit as stop:
-        command = f"tvr-bench bench --config {run_dir / CONFIG_FILE} run.name={run_dir.name}"
-        raise KeyboardInterrupt(f"go on with `{command}`") from stop
+def how_to_go_on(run_dir: Path) -> str:
+    """Return what to tell the user whose run has stopped before its end."""
+    command = f"tvr-bench bench --config {run_dir / CONFIG_FILE} run.name={run_dir.name}"
+    return f"go on with `{command}`"
 
 
 def fit(
@@ -188,15 +183,16 @@ def fit(
 ) -> float:
     """Train, from the last checkpoint if there is one; return the seconds, earlier ones included.
 
-    The model is left with the weights that `eval.selection` names.
+    The model is left with the weights that `eval.selection` names. Raises UserError where that
+    checkpoint belongs to another training, and where the disk is full or a loader has died.
     """
-    last = run_dir / "checkpoints" / "last.ckpt"
-    resume = str(last) if last.exists() else None
-    with interruptible(run_dir):
+    folder, force = training.checkpoints(run_dir), bool(model.cfg.run.force)
+    start = resume.start(trainer, data, folder, force=force)
+    with resume.said():
         # a checkpoint of our own, yet read as strictly as a stranger's
-        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+        trainer.fit(model, data, ckpt_path=start, weights_only=True)
     if (state := training.best_or_last(trainer, model.cfg.eval.selection)) is not None:
-        model.load_state_dict(state)
+        strategies.load_weights(model, state)
     return training.seconds(trainer)
 
 
@@ -204,7 +200,10 @@ def save_weights(model: RetrievalModule, run_dir: Path) -> None:
     """Write the tested weights as safetensors, which no reader can be made to execute.
 
     The shapes of pretrained towers go beside them, so that their own files are not needed again.
+    Raises UserError where a weight is not finite.
     """
+    if name := resume.not_finite(model, []):
+        raise UserError(f"weight {name} is not finite, and was not saved; lower optim.lr")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     save_file(state, run_dir / WEIGHTS_FILE)
     towers.save(getattr(model.network, "shapes", {}), run_dir)

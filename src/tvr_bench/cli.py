@@ -69,7 +69,10 @@ _CONFIG_EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 2 after one line that says what a user can put right."""
+    """Run one command; return 0, or 2 after one line that says what a user can put right.
+
+    After Ctrl-C it is 130 and after SIGTERM 143, after one line that says how to go on.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     try:
@@ -91,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         how = str(stop) or "the same command goes on from here"
         print(f"tvr-bench: interrupted; {how}", file=sys.stderr)
-        return 130
+        return getattr(stop, "code", 130)
     except BrokenPipeError:  # `tvr-bench ... | head`
         return 0
 

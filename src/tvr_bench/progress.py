@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
 _EVERY_S = 20.0
@@ -15,6 +16,20 @@ _EVERY_S = 20.0
 def terminal() -> bool:
     """Return whether a person can see a moving bar."""
     return Console(file=sys.stderr).is_terminal
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar, which asks the device for the loss on logged steps alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Return what stands beside the bar."""
+        if not trainer.training or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._kept = super().get_metrics(trainer, pl_module)
+        return self._kept
 
 
 class LogLineProgress(pl.Callback):

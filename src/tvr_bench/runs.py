@@ -16,9 +16,9 @@ from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import towers
 from tvr_bench.published import CONFIG_FILE as CONFIG_FILE
-from tvr_bench.published import fill, find, read_config
 from tvr_bench.published import TOKENIZER_FILE as TOKENIZER_FILE
 from tvr_bench.published import WEIGHTS_FILE as WEIGHTS_FILE
+from tvr_bench.published import fill, find, read_config
 from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.schema import ELSEWHERE, Config, numbers
 

@@ -15,8 +15,12 @@ from omegaconf import MISSING
 # machine does
 PLACES = ("run", "paths", "log")
 FOLDERS = ("root", "annotations", "videos", "given")
-MACHINE = ("workers", "prepare_workers", "threads", "log_every", "timeout")
-ELSEWHERE = (*MACHINE, "accelerator", "devices", "smoke")  # a test may run on another machine
+MACHINE = (
+    *("workers", "prepare_workers", "threads", "log_every", "timeout"),
+    *("checkpoint_every", "max_skipped"),
+)
+# a test may run on another machine
+ELSEWHERE = (*MACHINE, "accelerator", "devices", "nodes", "strategy", "smoke")
 
 
 def numbers(settings: Mapping[str, Any], machine: Sequence[str] = MACHINE) -> dict[str, Any]:
@@ -41,6 +45,7 @@ class RunConfig:
     leaderboard: str = MISSING
     picture: bool = MISSING
     weights: str | None = MISSING
+    force: bool | None = MISSING  # null: false
 
 
 @dataclass
@@ -101,6 +106,7 @@ class BackboneConfig:
     name: str = MISSING
     weights: str | None = MISSING
     frozen: bool = MISSING
+    checkpointing: bool = MISSING
     cache: bool = MISSING
     width: int = MISSING
     layers: int = MISSING
@@ -151,6 +157,7 @@ class LossConfig:
     scale: float = MISSING
     learn_scale: bool = MISSING
     mask_duplicates: bool = MISSING
+    tile: int = MISSING
 
 
 @dataclass
@@ -160,6 +167,7 @@ class TrainerConfig:
     epochs: int = MISSING
     steps: int | None = MISSING
     batch_size: int = MISSING
+    micro_batch: int | None = MISSING
     captions: str = MISSING
     groups: bool = MISSING
     shift: int = MISSING
@@ -167,11 +175,17 @@ class TrainerConfig:
     max_bad_fraction: float = MISSING
     accelerator: str = MISSING
     devices: int = MISSING
+    nodes: int = MISSING
+    strategy: str = MISSING
+    timeout: float = MISSING
     precision: str = MISSING
+    compile: bool = MISSING
     workers: int = MISSING
     prepare_workers: int | None = MISSING
     threads: int | None = MISSING
     log_every: int = MISSING
+    checkpoint_every: float = MISSING
+    max_skipped: int = MISSING
     deterministic: bool = MISSING
     smoke: bool = MISSING
 

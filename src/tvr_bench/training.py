@@ -10,17 +10,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Callback,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from tvr_bench.errors import UserError
-from tvr_bench.progress import LogLineProgress, terminal
+from tvr_bench import devices, durable
+from tvr_bench.compiling import CompiledTowers
+from tvr_bench.guard import NonFiniteGuard
+from tvr_bench.hooks import drop_idle_hooks
+from tvr_bench.progress import Bar, LogLineProgress, terminal
+from tvr_bench.resume import Checkpoints
+from tvr_bench.rows import RowLogger
 from tvr_bench.schema import Config
+from tvr_bench.signals import Stop
 
 MONITOR = "val/R@1_mean"  # mean of both directions; the checkpoint is chosen on validation
 
@@ -37,22 +38,35 @@ def precision(cfg: Config) -> str:
 
 def seed(cfg: Config) -> None:
     """Fix every random number and the number of threads, which orders floating-point sums."""
-    threads = cfg.trainer.threads or max(1, len(os.sched_getaffinity(0)) // _processes(cfg))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(devices.threads(cfg))
+    if cfg.trainer.devices > 1:  # else Lightning chooses a number when it starts the processes
+        os.environ["OMP_NUM_THREADS"] = str(devices.threads(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
 
 
-def build_trainer(cfg: Config, run_dir: Path, callbacks: list[Callback]) -> pl.Trainer:
-    """Return the trainer of a run; its checkpoints and logs go to `run_dir`."""
+def build_trainer(
+    cfg: Config,
+    run_dir: Path,
+    callbacks: list[Callback],
+    *,
+    identity: dict[str, Any] | None = None,
+    stop: Stop | None = None,
+) -> pl.Trainer:
+    """Return the trainer of a run; its checkpoints and logs go to `run_dir`.
+
+    `identity` is what a resumed run must share with this one; a signal that `stop` notes ends
+    training after its step.
+    """
     _quiet()
     trainer = cfg.trainer
     every = {"val_check_interval": cfg.eval.every, "check_val_every_n_epoch": 1}
     if cfg.eval.every >= 1:
         every = {"val_check_interval": 1.0, "check_val_every_n_epoch": int(cfg.eval.every)}
-    return pl.Trainer(
+    made = pl.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
-        strategy="ddp_find_unused_parameters_true" if trainer.devices > 1 else "auto",
+        num_nodes=trainer.nodes,
+        strategy=devices.strategy(cfg),
         precision=precision(cfg),  # type: ignore[arg-type]
         max_epochs=trainer.epochs if trainer.steps is None else -1,
         max_steps=trainer.steps or -1,
@@ -60,7 +74,9 @@ def build_trainer(cfg: Config, run_dir: Path, callbacks: list[Callback]) -> pl.T
         use_distributed_sampler=False,  # the datamodule shares out; Lightning's sampler pads
         deterministic="warn" if trainer.deterministic else False,
         log_every_n_steps=trainer.log_every,
-        callbacks=[*callbacks, *_checkpoints(cfg, run_dir), *_progress(cfg)],
+        callbacks=[*_safety(cfg, run_dir, identity, stop), *callbacks, *_progress(cfg)],
+        plugins=[durable.DurableCheckpointIO()],
+        enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         logger=_loggers(cfg, run_dir),
         fast_dev_run=trainer.smoke,
         enable_progress_bar=terminal(),  # else Lightning adds its own beside the plain lines
@@ -69,11 +85,9 @@ def build_trainer(cfg: Config, run_dir: Path, callbacks: list[Callback]) -> pl.T
         default_root_dir=run_dir,
         **every,  # type: ignore[arg-type]
     )
-
-
-def local_rank() -> int:
-    """Return which process of this machine this is, 0 for the one that a person started."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    for callback in made.callbacks:  # type: ignore[attr-defined]
+        drop_idle_hooks(callback)
+    return made
 
 
 def build_tester(cfg: Config, callbacks: list[Callback]) -> pl.Trainer:
@@ -91,38 +105,25 @@ def build_tester(cfg: Config, callbacks: list[Callback]) -> pl.Trainer:
     )
 
 
-def _processes(cfg: Config) -> int:
-    return cfg.trainer.devices if cfg.trainer.accelerator != "gpu" else 1
+def checkpoints(run_dir: Path) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return run_dir / "checkpoints"
 
 
-def check_devices(cfg: Config) -> None:
-    """Raise UserError where more devices are asked for than there are."""
-    wanted, found = cfg.trainer.devices, torch.cuda.device_count()
-    if cfg.trainer.accelerator == "gpu" and found < wanted:
-        raise UserError(
-            f"trainer.devices={wanted} GPUs asked for and {found} found; lower it or set "
-            "trainer.accelerator=cpu"
-        )
-    if cfg.trainer.accelerator == "auto" and 0 < found < wanted:
-        raise UserError(f"trainer.devices={wanted} asked for and {found} GPUs found; lower it")
-
-
-def _checkpoints(cfg: Config, run_dir: Path) -> list[Callback]:
-    folder = run_dir / "checkpoints"
-    best = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor=MONITOR,
-        mode="max",
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
+def _safety(
+    cfg: Config, run_dir: Path, identity: dict[str, Any] | None, stop: Stop | None
+) -> list[Callback]:
+    guard = NonFiniteGuard(cfg.trainer.max_skipped, cfg.trainer.log_every)
+    kept = Checkpoints(
+        checkpoints(run_dir),
+        MONITOR,
+        60 * cfg.trainer.checkpoint_every,
+        identity,
+        stop,
+        before_save=guard.settle,
     )
-    # Lightning's own `save_last` writes only where the best one has improved
-    last = ModelCheckpoint(
-        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    rates = [LearningRateMonitor("step")] if cfg.log.csv or cfg.log.tensorboard else []
-    return [TrainClock(), ValidateAtEnd(), best, last, *rates]
+    towers = [CompiledTowers()] if cfg.trainer.compile else []
+    return [kept, guard, TrainClock(), ValidateAtEnd(), *towers]
 
 
 class TrainClock(Callback):
@@ -175,13 +176,14 @@ class ValidateAtEnd(Callback):
 
 
 def _progress(cfg: Config) -> list[Callback]:
-    return [RichProgressBar() if terminal() else LogLineProgress()]
+    rates = [LearningRateMonitor("step")] if cfg.log.csv or cfg.log.tensorboard else []
+    return [*rates, Bar() if terminal() else LogLineProgress()]
 
 
 def _loggers(cfg: Config, run_dir: Path) -> list[Logger]:
     loggers: list[Logger] = []
     if cfg.log.csv:
-        loggers.append(CSVLogger(run_dir, name="", version="csv"))
+        loggers.append(RowLogger(run_dir / "csv"))
     if cfg.log.tensorboard:
         loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
     return loggers
@@ -195,16 +197,17 @@ def _quiet() -> None:
     for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
+    warnings.filterwarnings("ignore", ".*overridden `transfer_batch_to_device`.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # torch's own change of names
 
 
 def best_or_last(trainer: pl.Trainer, selection: str) -> dict[str, Any] | None:
-    """Return the state dict that `selection` names; None keeps the weights as they are."""
-    callback = trainer.checkpoint_callback
-    if selection == "last" or not isinstance(callback, ModelCheckpoint):
+    """Return the state dict that `selection` names; None keeps the weights as they are.
+
+    Raises UserError where the best checkpoint is damaged.
+    """
+    kept = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    if selection == "last" or kept.best is None:
         return None
-    if not callback.best_model_path:
-        return None
-    loaded = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
-    state: dict[str, Any] = loaded["state_dict"]
+    state: dict[str, Any] = durable.read(kept.folder / durable.BEST)["state_dict"]
     return state

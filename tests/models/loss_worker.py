@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from ranks import gradients, mean_over_ranks, process_group
+from tiled_case import found_by
 from torch import Tensor, nn
 
 from tvr_bench.models.losses import Features, gather, paired_losses, symmetric_info_nce
@@ -84,6 +85,7 @@ def main(folder: Path, rank: int, world: int) -> None:
         found = {f"loss {name}": loss.detach() for name, loss in losses.items()}
         found |= {f"grad {name}": gradient for name, gradient in gradients(model).items()}
         torch.save(mean_over_ranks(found) | gathered, folder / f"{rank}.pt")
+        torch.save(found_by(rank, world), folder / f"{rank}-tiled.pt")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from loss_worker import ITEMS, Pairwise, batch
+from tiled_case import found_by
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -185,3 +186,7 @@ def test_several_processes_have_the_loss_and_gradients_of_one(world: int, tmp_pa
         for key, value in whole.items():
             assert found[key].dtype == value.dtype and torch.equal(found[key], value)
         assert found["index"].tolist() == list(range(ITEMS))
+        tiled = torch.load(tmp_path / f"{rank}-tiled.pt", weights_only=True)
+        for name, expected in found_by(0, 1).items():
+            for one, other in zip(tiled[name], expected, strict=True):
+                assert torch.allclose(one, other, rtol=0, atol=1e-12), name

@@ -6,6 +6,7 @@ N texts, M videos, B batch, D width. A model is written for one device; `losses.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
@@ -14,17 +15,24 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
+from tvr_bench.hooks import drop_idle_hooks
 from tvr_bench.models.layers.backbone import Backbone, EncodedBackbone, build_backbone
 from tvr_bench.models.losses import (
     Features,
+    at_least_fp32,
     duplicates,
     gather,
     paired_losses,
     symmetric_info_nce,
+    tiled_loss,
 )
+from tvr_bench.models.micro import WithinMemory, in_micro_batches, item_count
+from tvr_bench.models.optim import build_optimizer, build_schedule
+from tvr_bench.models.tiled import Vectors
 from tvr_bench.schema import Config
 
 Batch = dict[str, Tensor]
+_ON_HOST = ("ocr_ids", "ocr_mask")
 _LARGEST_SCALE = 100.0  # CLIP's own ceiling
 
 
@@ -41,6 +49,18 @@ class Retriever(Protocol):
 
     def similarity(self, text: Features, video: Features) -> Tensor:
         """Return the score of every pair, [N, M]; each depends on its own pair alone."""
+        ...
+
+
+class VectorRetriever(Retriever, Protocol):
+    """A Retriever whose score is the dot product of one vector per item.
+
+    It is evaluated by these vectors, not by `similarity`: faster, and with ranks that are exact in
+    any block. A subclass that changes `similarity` alone is evaluated by `similarity` again.
+    """
+
+    def score_vectors(self, features: Features) -> Tensor:
+        """Return vectors [n, D] of texts or videos: `similarity` is text @ video transposed."""
         ...
 
 
@@ -61,6 +81,9 @@ class RetrievalModule(pl.LightningModule):
         self.cfg = cfg
         self.tokenizer: Tokenizer | None = None  # of the texts that the weights were trained on
         self.trained_epochs = 0.0  # passes over the training clips
+        self.memory = WithinMemory(cfg.trainer.micro_batch)
+        self._logs = True
+        drop_idle_hooks(self)
         self.network = build_backbone(cfg)
         self.log_scale = nn.Parameter(
             torch.tensor(math.log(cfg.loss.scale)), requires_grad=cfg.loss.learn_scale
@@ -113,8 +136,8 @@ class RetrievalModule(pl.LightningModule):
 
     def contrast(self, name: str, rows: Tensor, columns: Tensor, start: int) -> Tensor:
         """Return the loss of one named score, symmetric InfoNCE; arguments: `paired_losses`."""
-        scale = self.logit_scale
-        return symmetric_info_nce(scale * rows.float(), scale * columns.float(), start)
+        rows, columns = (self.logit_scale * at_least_fp32(scores) for scores in (rows, columns))
+        return symmetric_info_nce(rows, columns, start)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -131,17 +154,68 @@ class RetrievalModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of all losses of one batch of matched pairs."""
-        own = self.training_features(self.encode_text(batch), self.encode_video(batch))
+        self.memory.items = item_count(batch)
+        own = in_micro_batches(self._pair_features, batch, self.memory.size)
         whole = gather(own[0]), gather(own[1])
-        same = duplicates(batch["text_ids"]) if self.cfg.loss.mask_duplicates else None
-        losses = paired_losses(self.training_scores, self.contrast, own, whole, same)
+        losses = self._contrastive_losses(own, whole, batch)
         losses = {name: self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()}
         losses |= self.auxiliary_losses(*own) | self.batch_losses(*whole)
         total = torch.stack(list(losses.values())).sum()
-        self.log("train/loss", total.detach(), prog_bar=True)
-        for name, value in losses.items():
-            self.log(f"train/loss_{name}", value.detach())
+        if self._logs:
+            self.log("train/loss", total.detach(), prog_bar=True)
+            for name, value in losses.items():
+                self.log(f"train/loss_{name}", value.detach())
         return total
+
+    def _pair_features(self, batch: Batch) -> tuple[Features, Features]:
+        return self.training_features(self.encode_text(batch), self.encode_video(batch))
+
+    def _contrastive_losses(
+        self, own: tuple[Features, Features], whole: tuple[Features, Features], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Return the loss of each named score; tile by tile where it is large and a dot product."""
+        ids = batch["text_ids"] if self.cfg.loss.mask_duplicates else None
+        tile, vectors = self.cfg.loss.tile, getattr(self, "score_vectors", None)
+        if vectors is None or not self._plain or item_count(whole[0]) <= tile:
+            same = None if ids is None else duplicates(ids)
+            return paired_losses(self.training_scores, self.contrast, own, whole, same)
+        pairs = Vectors(*(at_least_fp32(vectors(part)) for part in own))
+        others = pairs
+        if whole[0] is not own[0]:
+            others = Vectors(*(at_least_fp32(vectors(part)) for part in whole))
+        return {"score": tiled_loss(pairs, others, self.logit_scale, tile, ids)}
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the only contrastive loss is the InfoNCE of `similarity` itself."""
+        kind, plain = type(self), RetrievalModule
+        own = (kind.training_scores, kind.contrast)
+        return own == (plain.training_scores, plain.contrast)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Log the losses of every n-th and every last step: the others then cost nothing."""
+        step = self.trainer.global_step + 1
+        last = self.trainer.is_last_batch or step == self.trainer.max_steps
+        self._logs = last or step % self.cfg.trainer.log_every == 0
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Make one step, in smaller micro-batches where memory runs out."""
+        step = partial(self.memory.run, self, optimizer_closure)
+        super().optimizer_step(epoch, batch_idx, optimizer, step)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Return the batch on the device, but for the window captions.
+
+        Which of them are alike is found in the host's memory, so that no step waits for the device.
+        """
+        host = {key: batch[key] for key in _ON_HOST if key in batch}
+        rest = {key: value for key, value in batch.items() if key not in host}
+        moved: Batch = super().transfer_batch_to_device(rest, device, dataloader_idx)
+        return moved | host
 
     def on_train_end(self) -> None:
         """Keep how often the clips were seen."""
@@ -164,34 +238,12 @@ class RetrievalModule(pl.LightningModule):
         return {"kind": "video", "index": index, "features": features}
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with a rate of its own for the backbone, warm-up and cosine per step."""
-        optim, groups = self.cfg.optim, self.parameter_groups()
-        if not groups:
-            raise UserError(
-                "nothing is left to train; set backbone.frozen=false or loss.learn_scale=true"
-            )
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optim.name]
-        optimizer = kind(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]))
-        if optim.schedule == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, mode="max", factor=0.5, patience=optim.patience, cooldown=optim.patience
-            )
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {
-                    "scheduler": plateau,
-                    "monitor": "val/R@10_mean",
-                    "frequency": max(1, int(self.cfg.eval.every)),
-                    "strict": False,
-                },
-            }
+        """Return the optimiser, with a rate of its own for the backbone, and the schedule."""
+        optimizer = build_optimizer(self.cfg, self.parameter_groups())
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, steps, optim.warmup)
-        )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": build_schedule(self.cfg, optimizer, steps),
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -212,11 +264,3 @@ class RetrievalModule(pl.LightningModule):
             }
             for (tower, decay), parameters in groups.items()
         ]
-
-
-def warmup_cosine(step: int, steps: int, warmup: float) -> float:
-    """Return the factor of the peak rate at `step`: linear rise, then half a cosine to zero."""
-    rise = max(1, round(steps * warmup))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from tvr_bench.models.tiled import Vectors, equal_rows, tiled_info_nce
+
 _FAR = -1e4  # a score that adds nothing to any loss, and has finite moments where -inf has none
 
 Features = dict[str, Tensor]
@@ -43,6 +45,19 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank_average(count: Tensor) -> Tensor:
+    """Return the mean over ranks of a number without gradient, at least one for all together.
+
+    A rank that divides its sum by it, and not by its own count, has its part of the mean over all
+    items: the mean of the ranks' means would be another where their counts differ.
+    """
+    if world_size() == 1:
+        return count.clamp_min(1)
+    total = count.detach().clone()
+    dist.all_reduce(total)
+    return total.clamp_min(1) / world_size()
+
+
 def gather(features: Features) -> Features:
     """Return the features [B, ...] of all ranks in rank order, with gradients to each rank's own.
 
@@ -59,6 +74,11 @@ def _gather_one(x: Tensor) -> Tensor:
         return gathered.bool()
     gathered = _Gather.apply(x)
     return gathered
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return `x` in single precision, or in double where it came so."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def symmetric_info_nce(rows: Tensor, columns: Tensor, start: int = 0) -> Tensor:
@@ -78,7 +98,7 @@ def duplicates(ids: Tensor) -> Tensor:
     the caption is as true of the other video.
     """
     whole = gather({"ids": ids})["ids"]
-    same = (ids[:, None] == whole[None]).all(-1)
+    same = equal_rows(ids, whole)
     own = torch.arange(len(ids), device=ids.device)
     same[own, _start(len(ids)) + own] = False
     return same
@@ -113,6 +133,18 @@ def paired_losses(
         k: contrast(k, _without(rows[k], same), _without(columns[k].transpose(0, 1), same), start)
         for k in rows
     }
+
+
+def tiled_loss(
+    own: Vectors, whole: Vectors, scale: Tensor, tile: int, ids: Tensor | None = None
+) -> Tensor:
+    """Return the symmetric InfoNCE of dot products, with at most `tile` rows of scores held.
+
+    `own` are this rank's b pairs of vectors [b, D] and `whole` those of all B pairs. `ids` int64
+    [b, L], the tokens of own texts, leave out pairs as `duplicates` does.
+    """
+    tokens = None if ids is None else (ids, gather({"ids": ids})["ids"])
+    return tiled_info_nce(own, whole, scale, _start(len(own.text)), tile, tokens)
 
 
 def _without(scores: Tensor, same: Tensor | None) -> Tensor:

@@ -1,0 +1,243 @@
+"""One run on many devices: which process this is, what they agree on, and how they end together.
+
+Lightning starts the processes of `trainer.devices=N` on one machine itself; torchrun and SLURM's
+srun start them on one or many. Everything that a run leaves is written by the first process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning.strategies import Strategy
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from tvr_bench.errors import UserError
+from tvr_bench.link import Link
+from tvr_bench.schema import Config
+
+_STORE = "TVR_STORE"  # port and process of the first process, for those that it starts
+_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LOCAL = "127.0.0.1"
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the `world` processes of a run this is, and what started them.
+
+    `launcher` is ours, torchrun or slurm; `local` is the position on the machine `node`.
+    """
+
+    launcher: str = "ours"
+    rank: int = 0
+    local: int = 0
+    node: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what the run leaves."""
+        return self.rank == 0
+
+
+def place_of(cfg: Config, environment: Mapping[str, str] | None = None) -> Place:
+    """Return this process's place, from what launchers leave in the environment.
+
+    Raises UserError where as many processes were not started as the configuration asks for.
+    """
+    env = os.environ if environment is None else environment
+    devices, nodes = cfg.trainer.devices, cfg.trainer.nodes
+    if _STORE in env and "LOCAL_RANK" in env:
+        local = int(env["LOCAL_RANK"])
+        return Place("ours", local, local, 0, devices)
+    if "TORCHELASTIC_RUN_ID" in env:
+        names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE")
+        place = Place("torchrun", *(int(env[name]) for name in names))
+        _check(place, int(env["LOCAL_WORLD_SIZE"]), cfg)
+        return place
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS")
+        place = Place("slurm", *(int(env[name]) for name in names))
+        if "SLURM_NTASKS_PER_NODE" not in env:
+            raise UserError("srun was given no --ntasks-per-node; give it the devices of one node")
+        _check(place, int(env["SLURM_NTASKS_PER_NODE"]), cfg)
+        return place
+    if nodes > 1:
+        raise UserError(
+            f"trainer.nodes={nodes} and this is one process; start `tvr-bench bench` with "
+            f"`torchrun --nnodes {nodes} --nproc-per-node {devices} -m tvr_bench` or srun"
+        )
+    return Place(world=devices)
+
+
+def _check(place: Place, per_node: int, cfg: Config) -> None:
+    nodes = place.world // per_node
+    if (cfg.trainer.devices, cfg.trainer.nodes) != (per_node, nodes):
+        raise UserError(
+            f"{place.launcher} started {place.world} processes, {per_node} per machine; set "
+            f"trainer.devices={per_node} trainer.nodes={nodes}"
+        )
+
+
+def check(cfg: Config) -> None:
+    """Raise UserError where more devices are asked for than there are, or they cannot share."""
+    wanted, found = cfg.trainer.devices, torch.cuda.device_count()
+    world = wanted * cfg.trainer.nodes
+    if cfg.trainer.accelerator == "gpu" and found < wanted:
+        raise UserError(
+            f"trainer.devices={wanted} GPUs asked for and {found} found; lower it or set "
+            "trainer.accelerator=cpu"
+        )
+    if cfg.trainer.accelerator == "auto" and 0 < found < wanted:
+        raise UserError(f"trainer.devices={wanted} asked for and {found} GPUs found; lower it")
+    if cfg.trainer.batch_size % world:
+        raise UserError(
+            f"a batch of {cfg.trainer.batch_size} cannot be shared evenly by {world} devices; "
+            f"set trainer.batch_size={cfg.trainer.batch_size // world * world or world}"
+        )
+    if cfg.trainer.strategy == "fsdp" and world == 1:
+        raise UserError(
+            "trainer.strategy=fsdp shares a model out and there is one device; leave it at auto"
+        )
+
+
+def threads(cfg: Config) -> int:
+    """Return the threads of one training process."""
+    on_cpu = cfg.trainer.devices if cfg.trainer.accelerator != "gpu" else 1
+    return cfg.trainer.threads or max(1, len(os.sched_getaffinity(0)) // on_cpu)
+
+
+def strategy(cfg: Config) -> Strategy | str:
+    """Return Lightning's strategy: DDP on several devices, or FSDP where that is asked for."""
+    place = place_of(cfg)
+    if place.world == 1:
+        return "auto"
+    from tvr_bench import strategies  # which takes what several devices alone need
+
+    timeout = timedelta(seconds=cfg.trainer.timeout)
+    environment = _environment(place)
+    if cfg.trainer.strategy == "fsdp":
+        return strategies.ShardedStrategy(place.world, environment, timeout)
+    return strategies.WholeStrategy(cluster_environment=environment, timeout=timeout)
+
+
+def _environment(place: Place) -> ClusterEnvironment:
+    if place.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    if place.launcher == "slurm":
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
+class Team:
+    """What the processes of a run agree on; alone, a process agrees with itself."""
+
+    def __init__(self, place: Place, store: Any = None, link: Link | None = None) -> None:
+        """Take the store that all processes share and the link that ends them together."""
+        self.place, self.store, self.link = place, store, link
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what the run leaves."""
+        return self.place.first
+
+    def agree(self, key: str, make: Callable[[], str]) -> str:
+        """Return what the first process makes of `make`, in every process."""
+        if self.store is None:
+            return make()
+        if self.first:
+            self.store.set(key, make())
+        self._await(key)
+        return str(self.store.get(key).decode())
+
+    @contextmanager
+    def in_turn(self, key: str) -> Iterator[None]:
+        """Let one process of each machine through, and the others when it is done."""
+        done = f"{key}/{self.place.node}"
+        if self.store is not None and self.place.local:
+            self._await(done)
+        yield
+        if self.store is not None and not self.place.local:
+            self.store.set(done, "done")
+
+    def advise(self, advice: str) -> None:
+        """Take what to tell the user if a process dies."""
+        if self.link is not None:
+            self.link.advice = advice
+
+    def _await(self, key: str) -> None:
+        """Wait as long as it takes; if a process dies, its link ends this one."""
+        while not self.store.check([key]):
+            time.sleep(_LOOK_S)
+
+
+@contextmanager
+def together(cfg: Config) -> Iterator[Team]:
+    """Join the run's other processes; none outlives an error, a signal or a death of another.
+
+    The exit code of all is 2 after a UserError, which the first process prints as one line.
+    """
+    try:
+        place = place_of(cfg)
+    except UserError:
+        if any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID")):
+            os._exit(2)  # the first process says it
+        raise
+    if place.world == 1:
+        yield Team(place)
+        return
+    store, parent, host = _meet(place, cfg)
+    link = Link(place.rank, place.world, parent)
+    link.open(store, host, local=cfg.trainer.nodes == 1)
+    try:
+        yield Team(place, store, link)
+    except BaseException as error:
+        link.fail(error)
+        raise
+    else:
+        link.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    finally:
+        _forget(place)
+
+
+def _meet(place: Place, cfg: Config) -> tuple[Any, int | None, str]:
+    """Return the shared store, the process to end with, and the host of the first process."""
+    timeout = timedelta(seconds=cfg.trainer.timeout)
+    if place.launcher == "ours":
+        if place.first:
+            store = TCPStore(_LOCAL, 0, is_master=True, wait_for_workers=False)
+            os.environ[_STORE] = f"{store.port} {os.getpid()}"
+            return store, None, _LOCAL
+        port, starter = map(int, os.environ[_STORE].split())
+        if os.getppid() != starter:
+            os._exit(1)  # it has died meanwhile
+        return TCPStore(_LOCAL, port, timeout=timeout), starter, _LOCAL
+    environment = _environment(place)
+    os.environ["MASTER_ADDR"] = environment.main_address
+    os.environ["MASTER_PORT"] = str(environment.main_port)
+    store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=timeout))
+    parent = os.getppid() if place.launcher == "torchrun" else None
+    host = environment.main_address if cfg.trainer.nodes > 1 else _LOCAL
+    return PrefixStore("tvr", store), parent, host
+
+
+def _forget(place: Place) -> None:
+    """Leave no trace in the environment, so that another run can follow in this process."""
+    if place.launcher == "ours":
+        for name in (_STORE, *_LIGHTNING):
+            os.environ.pop(name, None)
