@@ -9,6 +9,7 @@ N texts, M videos, V clips, L captions of the clip that has most.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
@@ -55,7 +56,7 @@ def open_clip() -> Paired | None:
 
 
 def clip4clip() -> ModuleType | None:
-    """Return CLIP4Clip's module of metrics from its checkout; its docstring is the commit."""
+    """Return CLIP4Clip's module of metrics from its checkout; its docstring says which."""
     return _checkout("CLIP4Clip", "metrics.py")
 
 
@@ -101,7 +102,7 @@ def _release() -> str:
 
 
 def _checkout(name: str, file: str) -> ModuleType | None:
-    """Return a file of a checkout as a module whose docstring is the commit."""
+    """Return a file of a checkout as a module whose docstring is the commit, else the digest."""
     folder = Path(os.environ.get("TVR_PEERS") or ".") / name
     spec = importlib.util.spec_from_file_location(f"peer_{name}", folder / file)
     if not os.environ.get("TVR_PEERS") or not (folder / file).is_file() or spec is None:
@@ -110,5 +111,6 @@ def _checkout(name: str, file: str) -> ModuleType | None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     commit = git_state(folder).commit
-    module.__doc__ = f"@ {commit[:7]}" if commit else "of an unknown commit"
+    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    module.__doc__ = f"@ {commit[:7]}" if commit else f"({Path(file).name} sha256 {digest[:12]})"
     return module

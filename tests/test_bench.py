@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from media.make_clips import make_clip
 from tiny import TINY_MODEL, TINY_RUN, TINY_SIGNVID
 from tvr_bench import config
-from tvr_bench.bench import bench
+from tvr_bench.bench import _new_name, bench
 from tvr_bench.cli import main
 from tvr_bench.leaderboard.record import Record, load_ranks, load_record, metrics_json
 from tvr_bench.models.base import RetrievalModule
@@ -509,3 +509,10 @@ def test_two_processes_make_one_run(settings: list[str], root: Path) -> None:
     one = _run(settings, "model=tcard", "model.heads=2", "seed=77", "run.name=alone")
     for name, tensor in load_file(_weights(one[0])).items():
         assert torch.allclose(tensor, load_file(_weights(run))[name], atol=1e-4), name
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(root: Path) -> None:
+    cfg = config.load([f"run.root={root / 'many'}"])
+    names = [_new_name(cfg) for _ in range(5)]
+    assert len(set(names)) == 5
+    assert {path.name for path in (root / "many").iterdir()} == set(names)

@@ -159,8 +159,19 @@ def open_run(cfg: Config, team: devices.Team) -> Path:
 
 
 def _new_name(cfg: Config) -> str:
+    """Return the name of a run, whose folder is made, as two may begin in the same second."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
+    name = f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
+    _make_folder(Path(cfg.run.root), "run.root")
+    for more in ("", *(f"-{n}" for n in range(2, 1000))):
+        try:
+            (Path(cfg.run.root) / f"{name}{more}").mkdir()
+        except FileExistsError:
+            continue
+        except OSError:  # whoever opens the folder says why it cannot be made
+            pass
+        return f"{name}{more}"
+    raise UserError(f"a thousand runs are called {name}; give this one a run.name")
 
 
 def _make_folder(path: Path, key: str) -> None:

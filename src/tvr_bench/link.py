@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import secrets
+import select
 import selectors
 import signal
 import socket
@@ -81,6 +82,9 @@ class Link:
 
         The exit code is 2 after a UserError, which the first process says, and that of an exit.
         """
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):  # it ends already, for a better reason
+                signal.signal(number, signal.SIG_IGN)
         if isinstance(error, RuntimeError):  # perhaps the mere echo of another process's end
             self._wait(_NEWS_S)
         code, calm = _code(error), isinstance(error, KeyboardInterrupt | SystemExit)
@@ -110,14 +114,13 @@ class Link:
         """Tell the others to leave with `code`; kill those of this machine that do not."""
         self.tell(code=code)
         deadline = time.monotonic() + _LAST_WORDS_S
-        for peer in list(self.peers.values()):
-            if peer.pid is None or self.rank:
+        for handle in [peer.handle for peer in list(self.peers.values())]:
+            if handle is None:
                 continue
-            while _alive(peer) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            if _alive(peer):
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([handle], [], [], left)[0]:  # it can be read once it has ended
                 with suppress(OSError):
-                    os.kill(peer.pid, signal.SIGKILL)
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
 
     def tell(self, **message: Any) -> None:
         """Send a message to all connected processes; those that are gone do not matter."""
@@ -196,7 +199,8 @@ class Link:
     def _act(self, peer: _Peer, message: Mapping[str, Any]) -> None:
         if peer.rank is None:
             if secrets.compare_digest(str(message.get("token")), self.token):
-                peer.rank, peer.pid = message["rank"], message["pid"] if self.local else None
+                peer.rank = message["rank"]
+                peer.handle = _handle(message["pid"]) if self.local else None
         elif message.get("bye"):
             peer.done = True
         elif message.get("calm"):
@@ -219,7 +223,7 @@ class _Peer:
 
     def __init__(self, rank: int | None = None) -> None:
         self.rank = rank
-        self.pid: int | None = None
+        self.handle: int | None = None  # of a process of this machine, which its number is not
         self.done, self.buffer = False, b""
 
 
@@ -232,12 +236,12 @@ def _read(line: bytes) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
-def _alive(peer: _Peer) -> bool:
+def _handle(pid: int) -> int | None:
+    """Return what stands for a process even after its number has gone to another."""
     try:
-        with open(f"/proc/{peer.pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+        return os.pidfd_open(pid)
+    except OSError:  # it has ended, or the system is too old
+        return None
 
 
 def _code(error: BaseException) -> int:

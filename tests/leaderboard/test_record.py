@@ -173,7 +173,7 @@ def test_a_record_never_lies_without_its_ranks(
         done.append(Path(target).name)
 
     monkeypatch.setattr(os, "replace", stop_after_one)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         save_record(make_record(), tmp_path, ranks)
     assert done == ["ranks.npz"]
     assert [path.name for path in tmp_path.iterdir()] == ["ranks.npz"]
