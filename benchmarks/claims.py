@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+
+from claims_held import CLAIMS, Claim
 
 from tvr_bench.evaluation.significance import Comparison, holm
 from tvr_bench.launch.sweep import Plan, measured, plan, run_sweep, seeds_of
@@ -25,79 +26,6 @@ HERE = Path(__file__).parent
 ALPHA = 0.05
 DRAWN = ("mean pooling", "BiC-Net", "CRET", "EERCF", "T-CARD", "T-CARD, long")
 SKILLS = ("appearance", "temporal", "relation", "scene_text")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of a paper as a comparison: `first` is to beat `second`, or to come within.
-
-    `margin` None asks for a gain; else how many points `first` may lie below `second`, or with
-    `both_ways` apart from it. `why` has a sentence for each verdict that has been seen.
-    """
-
-    text: str
-    first: str
-    second: str
-    metric: str = "t2v_R@1"
-    skill: str | None = None
-    margin: float | None = None
-    both_ways: bool = False
-    why: dict[str, str] | None = None
-
-
-CLAIMS = (
-    Claim(
-        "T-CARD: scene text finds what only reading can find",
-        "T-CARD",
-        "T-CARD, without scene text",
-        "in_group_R@1",
-        "scene_text",
-    ),
-    Claim("T-CARD: scene text helps overall", "T-CARD", "T-CARD, without scene text"),
-    *(
-        Claim(
-            f"T-CARD: scene text costs at most 5 points of {skill}",
-            "T-CARD",
-            "T-CARD, without scene text",
-            "in_group_R@1",
-            skill,
-            margin=5.0,
-        )
-        for skill in ("appearance", "temporal", "relation")
-    ),
-    Claim("CRET: GEES beats NCE with the same frames", "CRET", "CRET, NCE"),
-    Claim("CRET: GEES beats NCE in R@5 (Figure 5)", "CRET", "CRET, NCE", "t2v_R@5"),
-    Claim("CRET: shared CCM beats separate ones (Table 7)", "CRET", "CRET, separate CCM"),
-    *(
-        Claim(
-            f"BiC-Net: attention over the objects of all frames helps {skill}",
-            "BiC-Net",
-            "BiC-Net, official_intra_frame",
-            "in_group_R@1",
-            skill,
-        )
-        for skill in ("temporal", "relation")
-    ),
-    Claim(
-        "BiC-Net: the same with positions of frames helps temporal",
-        "BiC-Net, positions of frames",
-        "BiC-Net, official_intra_frame",
-        "in_group_R@1",
-        "temporal",
-    ),
-    Claim("EERCF: the text-gated interaction block helps", "EERCF", "EERCF, no TIB"),
-    Claim(
-        "EERCF: two stages lose nothing (within 0.5 points)",
-        "EERCF, two stages",
-        "EERCF",
-        margin=0.5,
-        both_ways=True,
-    ),
-    *(
-        Claim(f"{name}: above mean pooling", name, "mean pooling")
-        for name in ("T-CARD", "CRET", "BiC-Net", "EERCF")
-    ),
-)
 
 
 def main() -> int:
@@ -204,7 +132,7 @@ def _line(claim: Claim, found: Comparison, p: float | None) -> str:
         f"{found.difference:+.1f} ({found.low:+.1f}..{found.high:+.1f})",
         shown,
         f"**{said}**",
-        (claim.why or {}).get(said, ""),
+        claim.why.get(said, ""),
     ]
     return "| " + " | ".join(cells) + " |"
 
