@@ -71,8 +71,8 @@ CLAIMS = (
         "CRET, NCE",
         "t2v_R@5",
         why={
-            "fails": "One of three seeds learned much less with GEES (R@5 of 60); the two others are "
-            "within 3 points of NCE."
+            "fails": "One of three seeds learned much less with GEES (R@5 of 60); the two others "
+            "are within 3 points of NCE."
         },
     ),
     Claim(
