@@ -53,6 +53,7 @@ test-slow: $(READY)  ## run the slow tests too
 
 soak: $(READY)  ## kill, stop and starve runs by the hundred; many minutes
 	@$(BIN)/python -m pytest -m soak
+	@TVR_TRIALS=50 $(BIN)/python -m pytest -m slow tests/test_many_devices.py
 	@$(BIN)/python benchmarks/durability.py
 
 perf: $(READY)  ## measure the small sizes of all benchmarks against the kept results; ARGS=--keep keeps

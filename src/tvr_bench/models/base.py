@@ -162,9 +162,9 @@ class RetrievalModule(pl.LightningModule):
         losses |= self.auxiliary_losses(*own) | self.batch_losses(*whole)
         total = torch.stack(list(losses.values())).sum()
         if self._logs:
-            self.log("train/loss", total.detach(), prog_bar=True)
+            self.log("train/loss", total.detach(), prog_bar=True, sync_dist=True)
             for name, value in losses.items():
-                self.log(f"train/loss_{name}", value.detach())
+                self.log(f"train/loss_{name}", value.detach(), sync_dist=True)
         return total
 
     def _pair_features(self, batch: Batch) -> tuple[Features, Features]:
