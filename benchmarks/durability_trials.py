@@ -51,6 +51,7 @@ def child(work: Callable[[], object], log: Path, kill_after: float | None = None
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell ignore it
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(out, 1)
         os.dup2(out, 2)
