@@ -138,24 +138,25 @@ def test_threads_blocks_and_precision_change_no_bit(monkeypatch: pytest.MonkeyPa
 
 def test_modes_of_the_caller_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, vectors = problem(6, 60, 2000, 64, "plain")
-    gallery, before = Gallery.build(vectors), torch.get_float32_matmul_precision()
+    gallery, products = Gallery.build(vectors), torch.backends.mkldnn.matmul
+    before = products.fp32_precision
     expected = gallery.search(asked, 50)
     seen: list[str] = []
 
     def spied(*parts: Any) -> Coarse:
-        seen.append(torch.get_float32_matmul_precision())
+        seen.append(products.fp32_precision)
         return quantise(*parts)
 
     monkeypatch.setattr(search, "quantise", spied)
     try:
-        torch.set_float32_matmul_precision("medium")
+        products.fp32_precision = "bf16"
         with torch.autocast("cpu", torch.bfloat16):
             for path in PATHS:
                 assert all(map(torch.equal, gallery.search(asked, 50, path), expected))
-        assert torch.get_float32_matmul_precision() == "medium"
-        assert seen and {*seen} == {"highest"}
+        assert products.fp32_precision == "bf16"
+        assert seen and {*seen} == {"ieee"}
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before
     scores, _ = gallery.search(asked.requires_grad_(), 50)
     assert not scores.requires_grad and not scores.is_inference()
 

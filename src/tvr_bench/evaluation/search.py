@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.coarse import Coarse, bounded, fits, is_fast, make_turn, quantise
+from tvr_bench.evaluation.first_pass import full_precision
 from tvr_bench.evaluation.search_pass import HELD, Pass, best_of_all, from_keys
 
 PRECISIONS = ("auto", "int8", "float32")
@@ -168,10 +169,5 @@ def _in_threads(work: Callable[[Tensor], None], parts: Sequence[Tensor]) -> None
 @contextmanager
 def _plain_products() -> Iterator[None]:
     """Let products of float32 be made in float32, as the bounds take for granted."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with full_precision(), torch.autocast("cpu", enabled=False):
+        yield
