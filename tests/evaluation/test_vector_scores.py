@@ -267,6 +267,22 @@ def test_reduced_precision_of_products_is_switched_off_and_on_again():
         torch.set_float32_matmul_precision(before)
 
 
+def test_precision_stays_full_until_the_last_thread_is_out():
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = "bf16"
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert products.fp32_precision == "ieee"
+        second.__exit__(None, None, None)
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before
+
+
 def test_half_precision_vectors_are_scored_in_float32():
     text, video = (part.bfloat16() for part in cases()["plain"])
     gold = torch.tensor(captions(0))

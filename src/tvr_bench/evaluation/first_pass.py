@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -99,22 +100,56 @@ def choose_pass(text: Tensor, video: Tensor, wanted: str | None = None) -> str:
     return "bf16" if many and _bf16_is_fast(text.device) else "fp32"
 
 
+class _Modes:
+    """How float32 products are made, which is set for all threads of the process at once."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._before: tuple[str, str, bool] | None = None
+
+    def hold(self) -> None:
+        """Set full precision; the first of those who ask for it remembers what was set."""
+        with self._lock:
+            self._inside += 1
+            if self._before is None:
+                self._before = self._get()
+                self._set("ieee", "ieee", False)
+
+    def release(self) -> None:
+        """Set what was set before, when the last of those who asked is done."""
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._before is not None:
+                self._set(*self._before)
+                self._before = None
+
+    def _get(self) -> tuple[str, str, bool]:
+        cuda = torch.backends.cuda.matmul
+        cpu = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+        return cpu, cuda.fp32_precision, cuda.allow_bf16_reduced_precision_reduction
+
+    def _set(self, cpu: str, gpu: str, sums: bool) -> None:
+        cuda = torch.backends.cuda.matmul
+        torch.backends.mkldnn.matmul.fp32_precision = cpu  # type: ignore[attr-defined]
+        cuda.fp32_precision = gpu
+        cuda.allow_bf16_reduced_precision_reduction = sums
+
+
+_MODES = _Modes()
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Let float32 products be what they say: no TF32, no bf16, no sums in bf16."""
-    matmul = torch.backends.cuda.matmul
-    backends = (torch.backends.mkldnn.matmul, matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    sums = matmul.allow_bf16_reduced_precision_reduction
+    """Let float32 products be what they say: no TF32, no bf16, no sums in bf16.
+
+    Threads may be inside at the same time: what was set before comes back after the last one.
+    """
+    _MODES.hold()
     try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        matmul.allow_bf16_reduced_precision_reduction = False
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
-        matmul.allow_bf16_reduced_precision_reduction = sums
+        _MODES.release()
 
 
 def _bf16_is_fast(device: torch.device) -> bool:
