@@ -41,18 +41,15 @@ def open_clip() -> Paired | None:
     module = _checkout("open_clip", "src/open_clip_train/metrics.py")
     if module is not None:
         return Paired(f"open_clip {module.__doc__}", module.get_clip_metrics, False)
-    try:
+    if importlib.util.find_spec("open_clip_train") is None:
+        return None
+    if importlib.util.find_spec("open_clip_train.metrics") is not None:
         from open_clip_train import metrics
 
         return Paired(_release(), metrics.get_clip_metrics, False)
-    except ImportError:
-        pass
-    try:
-        from open_clip_train import train
+    from open_clip_train import train
 
-        return Paired(f"{_release()}, sorting", train.get_clip_metrics, True)
-    except ImportError:
-        return None
+    return Paired(f"{_release()}, sorting", train.get_clip_metrics, True)
 
 
 def clip4clip() -> ModuleType | None:

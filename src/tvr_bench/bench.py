@@ -161,26 +161,25 @@ def open_run(cfg: Config, team: devices.Team) -> Path:
 def _new_name(cfg: Config) -> str:
     """Return the name of a run, whose folder is made, as two may begin in the same second."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
-    _make_folder(Path(cfg.run.root), "run.root")
-    for more in ("", *(f"-{n}" for n in range(2, 1000))):
-        try:
-            (Path(cfg.run.root) / f"{name}{more}").mkdir()
-        except FileExistsError:
-            continue
-        except OSError:  # whoever opens the folder says why it cannot be made
-            pass
-        return f"{name}{more}"
-    raise UserError(f"a thousand runs are called {name}; give this one a run.name")
+    name = first = f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
+    number = 1
+    while not _make_folder(Path(cfg.run.root) / name, "run.root"):
+        number += 1
+        name = f"{first}-{number}"
+    return name
 
 
-def _make_folder(path: Path, key: str) -> None:
+def _make_folder(path: Path, key: str) -> bool:
+    """Make a folder where there is none; return whether there was none."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True)
     except OSError as error:
+        if path.is_dir():
+            return False
         raise UserError(
             f"cannot make the folder {path}: {error.strerror}; choose another {key}"
         ) from error
+    return True
 
 
 def how_to_go_on(run_dir: Path) -> str:

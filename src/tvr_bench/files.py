@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex[:12]}.tmp{path.suffix}"
     try:
-        with _room_for(path):
+        with room_for(path):
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -106,7 +106,7 @@ class Ledger:
         self.entries.append(Failure(id, path, stage, kind, message))
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _room_for(self.path), open(self.path, "a", encoding="utf-8") as file:
+            with room_for(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(self.entries[-1]), ensure_ascii=False) + "\n")
 
     def ids(self, stage: str | None = None) -> set[str]:
@@ -115,15 +115,21 @@ class Ledger:
 
 
 @contextmanager
-def _room_for(path: Path) -> Iterator[None]:
+def room_for(
+    path: Path | None, advice: str = "or give another folder, and repeat the command"
+) -> Iterator[None]:
+    """Raise UserError, which ends with `advice`, where the disk of `path` is full.
+
+    None is for files that others write; the error may say which.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
         raise UserError(
-            f"cannot write {path}: {os.strerror(error.errno)}; free some space there, or give "
-            "another folder, and repeat the command"
+            f"cannot write {path or error.filename or 'the logs'}: {os.strerror(error.errno)}; "
+            f"free some space there, {advice}"
         ) from error
 
 

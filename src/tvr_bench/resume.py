@@ -7,8 +7,6 @@ run starts at the very batch and reads none before it.
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 import sys
 import time
@@ -27,13 +25,13 @@ from torch import Tensor
 from tvr_bench import durable
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.errors import UserError
+from tvr_bench.files import room_for
 from tvr_bench.guard import own_part
 from tvr_bench.identity import check_identity
 from tvr_bench.rows import RowLogger
 from tvr_bench.signals import Stop, Stopped
 
 KEY = "tvr_bench"  # of our part of a checkpoint
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Checkpoints(pl.Callback):
@@ -200,22 +198,16 @@ def start(
 @contextmanager
 def said() -> Iterator[None]:
     """Say in one line what to do after a full disk and after the death of a loader's process."""
-    again = "repeat the command, which goes on from the last checkpoint"
+    again = "and repeat the command, which goes on from the last checkpoint"
     try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise UserError(
-            f"cannot write {error.filename or 'the logs'}: {os.strerror(error.errno)}; free some "
-            f"space, and {again}"
-        ) from error
+        with room_for(None, again):
+            yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
             "a process that loads batches was killed, as when memory runs out; lower "
-            f"trainer.workers, and {again}"
+            f"trainer.workers, {again}"
         ) from error
 
 

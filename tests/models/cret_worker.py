@@ -11,21 +11,16 @@ from typing import Any
 
 import torch
 from ranks import gradients, mean_over_ranks, process_group
+from small import SMALL, WORDS
 from torch import Tensor
 
 from tvr_bench.models.cret import Cret
 from tvr_bench.registry import create_model
 
-ITEMS, FRAMES, WORDS = 6, 4, 6
-SMALL: dict[str, Any] = {
+ITEMS, FRAMES = 6, 4
+SETTINGS = SMALL | {
     "video.size": "[32,32]",
     "video.frames": FRAMES,
-    "text.words": WORDS,
-    "text.vocab": 300,
-    "backbone.width": 16,
-    "backbone.heads": 2,
-    "backbone.layers": 1,
-    "backbone.text_layers": 1,
     "backbone.motion": False,
     "model.ccm.heads": 2,
     "model.gees.ramp": 0,
@@ -35,7 +30,7 @@ SMALL: dict[str, Any] = {
 def build(**options: Any) -> Cret:
     """Return a small model, the same in every process."""
     torch.manual_seed(0)
-    model = create_model("cret", **(SMALL | options))
+    model = create_model("cret", **(SETTINGS | options))
     assert isinstance(model, Cret)
     model.log = lambda *_, **__: None  # type: ignore[method-assign]
     return model

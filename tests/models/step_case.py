@@ -5,24 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from small import FRAMES, SMALL, WINDOWS, WORDS
 from torch import Tensor
 
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import create_model
 
-ITEMS, FRAMES, WINDOWS, WORDS, SIDE = 7, 3, 2, 6, 32
-SMALL: dict[str, Any] = {
-    "video.size": [SIDE, SIDE],
-    "video.frames": FRAMES,
-    "ocr.windows": WINDOWS,
-    "text.words": WORDS,
-    "text.vocab": 300,
-    "backbone.width": 16,
-    "backbone.heads": 2,
-    "backbone.layers": 1,
-    "backbone.text_layers": 1,
-    "trainer.precision": "32",
-}
+ITEMS, SIDE = 7, 32
+SETTINGS = SMALL | {"video.size": [SIDE, SIDE], "trainer.precision": "32"}
 DROPOUT: dict[str, dict[str, Any]] = {
     "bicnet": {"model.dropout": 0.2},
     "cret": {"model.ccm.dropout": 0.2},
@@ -35,7 +25,7 @@ def build(name: str, *, dropout: bool = False, **options: Any) -> RetrievalModul
     if dropout:
         own = {"backbone.dropout": 0.2, **DROPOUT.get(name, {})}
     torch.manual_seed(0)
-    model = create_model(name, **(SMALL | own | options))
+    model = create_model(name, **(SETTINGS | own | options))
     model.log = lambda *_, **__: None  # type: ignore[method-assign]
     return model.double()
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ranks import gradients, mean_over_ranks, process_group
+from small import FRAMES, SMALL, WINDOWS, WORDS
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -23,19 +24,8 @@ from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import create_model
 from tvr_bench.strategies import shard
 
-ITEMS, FRAMES, WINDOWS, WORDS, HEIGHT, WIDTH = 6, 3, 2, 6, 32, 48
-SMALL: dict[str, Any] = {
-    "video.size": [HEIGHT, WIDTH],
-    "video.frames": FRAMES,
-    "ocr.windows": WINDOWS,
-    "text.words": WORDS,
-    "text.vocab": 300,
-    "backbone.width": 16,
-    "backbone.heads": 2,
-    "backbone.layers": 1,
-    "backbone.text_layers": 1,
-    "backbone.motion": False,
-}
+ITEMS, HEIGHT, WIDTH = 6, 32, 48
+SETTINGS = SMALL | {"video.size": [HEIGHT, WIDTH], "backbone.motion": False}
 MASKED = {"loss.mask_duplicates": True}
 BICNET = {"model.width": 16, "model.heads": 2}
 CRET = {"model.ccm.heads": 2, "model.gees.ramp": 0}
@@ -61,7 +51,7 @@ def build(number: int) -> RetrievalModule:
 def _built(number: int) -> RetrievalModule:
     name, options = CASES[number]
     torch.manual_seed(0)
-    model = create_model(name, **(SMALL | options)).double()
+    model = create_model(name, **(SETTINGS | options)).double()
     model.log = lambda *_, **__: None  # type: ignore[assignment,method-assign]
     return model
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import FRAMES, SMALL, WINDOWS, WORDS
 from torch import Tensor
 
 from tvr_bench.bench import save_weights
@@ -22,18 +23,8 @@ from tvr_bench.models.losses import Features
 from tvr_bench.registry import create_model, list_models, model_class
 from tvr_bench.runs import WEIGHTS_FILE
 
-ITEMS, FRAMES, WINDOWS, WORDS, HEIGHT, WIDTH = 8, 3, 2, 6, 32, 48
-SMALL: dict[str, Any] = {
-    "video.size": [HEIGHT, WIDTH],
-    "video.frames": FRAMES,
-    "ocr.windows": WINDOWS,
-    "text.words": WORDS,
-    "text.vocab": 300,
-    "backbone.width": 16,
-    "backbone.heads": 2,
-    "backbone.layers": 1,
-    "backbone.text_layers": 1,
-}
+ITEMS, HEIGHT, WIDTH = 8, 32, 48
+SETTINGS = SMALL | {"video.size": [HEIGHT, WIDTH]}
 Batch = dict[str, Tensor]
 
 
@@ -50,7 +41,7 @@ def model(request: pytest.FixtureRequest, ocr: dict[str, Any]) -> RetrievalModul
     if "ocr.add" in ocr and model_class(request.param).reads_text:
         pytest.skip(f"{request.param} reads scene text itself")
     torch.manual_seed(0)
-    return create_model(request.param, **SMALL, **ocr)
+    return create_model(request.param, **SETTINGS, **ocr)
 
 
 @pytest.fixture
@@ -231,7 +222,7 @@ def test_frozen_towers_get_no_gradient(
     model: RetrievalModule, batch: Batch, ocr: dict[str, Any]
 ) -> None:
     name = model.cfg.model.name
-    frozen = create_model(name, **SMALL, **ocr, **{"backbone.frozen": True})
+    frozen = create_model(name, **SETTINGS, **ocr, **{"backbone.frozen": True})
     _loss(frozen, batch).backward()
     for key, parameter in frozen.named_parameters():
         assert (parameter.grad is None) == (
@@ -244,7 +235,7 @@ def test_weights_survive_a_file(
 ) -> None:
     save_weights(model, tmp_path)
     torch.manual_seed(9)
-    other = create_model(model.cfg.model.name, **SMALL, **ocr)
+    other = create_model(model.cfg.model.name, **SETTINGS, **ocr)
     with torch.no_grad():
         expected = model.similarity(*_encode(model, batch))
         before = other.similarity(*_encode(other, batch))
@@ -322,7 +313,7 @@ def test_a_model_names_its_paper_or_purpose_and_never_asks_who_it_is(name: str) 
 
 
 def test_a_model_must_define_the_three_methods() -> None:
-    bare = RetrievalModule(create_model("meanpool", **SMALL).cfg)
+    bare = RetrievalModule(create_model("meanpool", **SETTINGS).cfg)
     for call in (
         lambda: bare.encode_text({}),
         lambda: bare.encode_video({}),

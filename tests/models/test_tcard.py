@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import FRAMES, SMALL, WINDOWS, WORDS
 from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
@@ -14,24 +15,13 @@ from tvr_bench.models.losses import paired_losses
 from tvr_bench.models.tcard import TCard
 from tvr_bench.registry import create_model
 
-B, FRAMES, WINDOWS, WORDS = 4, 3, 2, 6
-SMALL: dict[str, Any] = {
-    "video.size": "[32,32]",
-    "video.frames": FRAMES,
-    "ocr.windows": WINDOWS,
-    "text.words": WORDS,
-    "text.vocab": 300,
-    "backbone.width": 16,
-    "backbone.heads": 2,
-    "backbone.layers": 1,
-    "backbone.text_layers": 1,
-    "heads": 2,
-}
+B = 4
+SETTINGS = SMALL | {"video.size": "[32,32]", "heads": 2}
 
 
 def _model(**options: Any) -> TCard:
     torch.manual_seed(0)
-    model = create_model("tcard", **(SMALL | options))
+    model = create_model("tcard", **(SETTINGS | options))
     assert isinstance(model, TCard)
     return model
 
@@ -260,7 +250,7 @@ def test_recall_embeddings_are_unit_vectors_of_frames_and_captions() -> None:
 def test_state_dict_round_trip() -> None:
     model, batch = _model(ocr_encoder="untied", match="wti"), _batch()
     torch.manual_seed(1)
-    twin = create_model("tcard", **(SMALL | {"ocr_encoder": "untied", "match": "wti"}))
+    twin = create_model("tcard", **(SETTINGS | {"ocr_encoder": "untied", "match": "wti"}))
     before = twin.similarity(*_encode(twin, batch))
     twin.load_state_dict(model.state_dict())
     score = model.similarity(*_encode(model, batch))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from small import FRAMES, SMALL, WORDS
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,18 +13,8 @@ from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.window_matching import PART, TEXT, WINDOWS
 from tvr_bench.registry import create_model
 
-ITEMS, FRAMES, WINDOW, WORDS, WEIGHT = 5, 3, 4, 6, 0.7
-SMALL: dict[str, Any] = {
-    "video.size": [32, 48],
-    "video.frames": FRAMES,
-    "ocr.windows": WINDOW,
-    "text.words": WORDS,
-    "text.vocab": 300,
-    "backbone.width": 16,
-    "backbone.heads": 2,
-    "backbone.layers": 1,
-    "backbone.text_layers": 1,
-}
+ITEMS, WINDOW, WEIGHT = 5, 4, 0.7
+SETTINGS = SMALL | {"video.size": [32, 48], "ocr.windows": WINDOW}
 READS_NOTHING = ("meanpool", "cret", "bicnet", "eercf")
 
 
@@ -53,8 +42,8 @@ def batch() -> dict[str, Tensor]:
 def _pair(name: str) -> tuple[RetrievalModule, RetrievalModule]:
     """Return a model with and one without windows, of equal weights."""
     torch.manual_seed(0)
-    added = create_model(name, **SMALL, **{"ocr.add": WEIGHT}).eval()
-    alone = create_model(name, **SMALL).eval()
+    added = create_model(name, **SETTINGS, **{"ocr.add": WEIGHT}).eval()
+    alone = create_model(name, **SETTINGS).eval()
     alone.load_state_dict(added.state_dict())
     return added, alone
 
@@ -133,4 +122,4 @@ def test_what_reads_already_or_cannot_read_is_refused() -> None:
         (("bicnet", {"backbone.name": "features"}), "needs a text tower"),
     ):
         with pytest.raises(UserError, match=word):
-            create_model(bad[0], **SMALL, **{"ocr.add": 1.0}, **bad[1])
+            create_model(bad[0], **SETTINGS, **{"ocr.add": 1.0}, **bad[1])
