@@ -31,7 +31,7 @@ _INTRO = """# How fast, against what, and is it the same answer
 Made from `results/*.json` by `report.py`; not edited by hand.
 
 ```
-.venv/bin/python -m pip install .[peers]     # what is compared with, where a table needs it
+.venv/bin/python -m pip install --editable .[peers]   # what is compared with, where needed
 .venv/bin/python benchmarks/NAME.py [--small] [--threads 1|2] [--repeats 7]
 make perf                                    # all small sizes, against the kept results
 ```
