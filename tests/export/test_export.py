@@ -54,8 +54,8 @@ def test_a_run_is_repeated_from_an_export(
     exported: Path, run: Path, tmp_path: Path, shared_cache: Path
 ) -> None:
     words = ["bench", "--config", str(exported / CONFIG_FILE), f"run.weights={exported}"]
-    places = [f"run.root={tmp_path}", f"run.leaderboard={tmp_path}", f"paths.cache={shared_cache}"]
-    assert main([*words, *places, "run.name=again", "trainer.accelerator=cpu"]) == 0
+    here = [f"run.root={tmp_path}", f"run.leaderboard={tmp_path}", f"paths.cache={shared_cache}"]
+    assert main([*words, *here, "run.name=again", "trainer.accelerator=cpu"]) == 0
     record = load_record(tmp_path / "again")
     assert record.metrics == load_record(run).metrics
     assert record.run.weights_of == "exported"
@@ -69,8 +69,8 @@ def test_a_published_model_leaves_the_place_of_the_data_open(
     rows += [f"{tiny_video(f'{s}{i}.mp4')},one {i},{s}" for s in ("val", "test") for i in range(3)]
     (tmp_path / "my.csv").write_text("\n".join(["video,caption,split", *rows]))
     own = [f"data.file={tmp_path / 'my.csv'}", f"data.root={tmp_path}"]
-    places = [f"run.root={tmp_path / 'r'}", f"run.leaderboard={tmp_path}", "run.name=a"]
-    small = [*TINY_MODEL, *TINY_RUN, *places, f"paths.cache={shared_cache}", "model=meanpool"]
+    here = [f"run.root={tmp_path / 'r'}", f"run.leaderboard={tmp_path}", "run.name=a"]
+    small = [*TINY_MODEL, *TINY_RUN, *here, f"paths.cache={shared_cache}", "model=meanpool"]
     first = bench(config.load([*small, "data=csv", *own]))
     folder = tmp_path / "published"
     export_model(tmp_path / "r" / "a", folder)

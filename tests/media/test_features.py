@@ -338,7 +338,7 @@ def test_worker_processes_read_the_same(spec: FeatureSpec, tmp_path: Path) -> No
     data.prepare()
     items = data.test_dataloader()[1].dataset
     alone = [items[i]["region"] for i in range(3)]
-    loaded = DataLoader(items, batch_size=1, num_workers=2)
+    loaded = DataLoader(items, batch_size=1, sampler=range(3), num_workers=2)
     for expected, batch in zip(alone, loaded, strict=True):
         assert torch.equal(batch["region"][0], expected)
 
