@@ -48,8 +48,8 @@ leaderboard: $(READY)  ## write leaderboard.html, .md and .csv, and runs.csv, fr
 test: $(READY)  ## run the quick tests
 	@$(BIN)/python -m pytest
 
-test-slow: $(READY)  ## run the slow tests too
-	@$(BIN)/python -m pytest -m "not soak"
+test-slow: $(READY)  ## run the slow tests too, in two processes at once
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not soak" -n 2 --dist worksteal
 
 soak: $(READY)  ## kill, stop and starve runs by the hundred; many minutes
 	@$(BIN)/python -m pytest -m soak

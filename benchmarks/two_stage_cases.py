@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tvr_bench.evaluation.candidates import in_order
+from tvr_bench.evaluation.candidates import choose, first_stage, in_order
 from tvr_bench.evaluation.ranks import Ranks
 from tvr_bench.evaluation.scoring import BlockScores, Found, MatrixScores, rank_both
-from tvr_bench.evaluation.two_stage import Stages, search
+from tvr_bench.evaluation.two_stage import Stages, rerank_pairs, search
 from tvr_bench.models.eercf import Eercf
 from tvr_bench.registry import create_model
 
@@ -66,6 +66,16 @@ class Gallery:
         stages = Stages(k, self.model.recall_embedding, self.model.rerank)
         wanted = self.gold, self.gold
         return search(stages, self.text, self.video, self.gold, wanted, self.gold >= 0)
+
+    def search_texts(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the candidates [N, k] of every text and their fine scores: one direction alone."""
+        stages = Stages(k, self.model.recall_embedding, self.model.rerank)
+        made = first_stage(stages.recall, self.text, self.video, (1024, 1024))
+        items = choose(made, k, False)[0].items
+        videos, pair = items.flatten().sort(stable=True)
+        texts = pair // items.shape[1]
+        fine = rerank_pairs(stages, self.text, self.video, texts, videos)
+        return items, torch.empty(items.numel()).index_copy_(0, pair, fine).view_as(items)
 
     def fine(self) -> Tensor:
         """Return the fused score of every pair, [N, N]."""
@@ -138,6 +148,7 @@ def compare(made: Gallery, fine: Tensor, first: Tensor, k: int) -> dict[str, flo
             raise SystemExit(f"k={k}: {(off > near).sum()} ranks are not those of sorted scores")
         equal += int((off == 0).sum())
     gold = made.gold
+    hold_texts(made, k, found.t2v)
     kept = in_order(first, fine, k)[:, :k]
     whole = (fine > fine.diagonal()[:, None]).sum(1)
     there = (kept == gold[:, None]).any(1)
@@ -151,6 +162,15 @@ def compare(made: Gallery, fine: Tensor, first: Tensor, k: int) -> dict[str, flo
         "R@1_all_pairs": 100 * (whole == 0).double().mean().item(),
         "rank_as_all_pairs_where_kept": same.double().mean().item(),
     }
+
+
+def hold_texts(made: Gallery, k: int, ranks: Ranks) -> None:
+    """Stop with an error where a search of texts alone finds other ranks than one of both ways."""
+    items, fine = made.search_texts(k)
+    line, place = (items == made.gold[:, None]).nonzero().unbind(1)
+    ahead = (fine[line] > fine[line, place][:, None]).sum(1)
+    if (ahead.numpy() != ranks.ahead[line.numpy()]).any():
+        raise SystemExit(f"k={k}: a search of texts alone has other ranks")
 
 
 def sorted_ranks(fine: Tensor, first: Tensor, k: int) -> tuple[Any, Any]:

@@ -226,7 +226,7 @@ def test_odd_captions_come_through(name: str, make: Make) -> None:
 def test_broken_files_are_named_in_one_line(name: str, make: Make) -> None:
     files, expected = BAD[name]
     data = make(files)
-    with refused(expected):
+    with refused(expected, longest=700):
         for part in PARTS:
             data.split(part)
 

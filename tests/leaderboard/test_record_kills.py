@@ -63,7 +63,7 @@ def test_four_writers_and_three_kills_lose_no_row(tmp_path: Path) -> None:
     _write(tmp_path / "work", processes=4, rows=15, kills=3, every=8)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_eight_writers_and_twenty_kills_lose_no_row_in_the_long_run(tmp_path: Path) -> None:
     _write(tmp_path / "work", processes=8, rows=100, kills=20, every=25)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cret_worker import FRAMES, ITEMS, batch, build
+from cret_case import FRAMES, ITEMS, batch, build
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -364,22 +361,3 @@ def test_shares_of_a_batch_add_up_to_the_loss_and_gradients_of_the_whole(
     assert together.item() == pytest.approx(alone.item(), rel=1e-5)
     for name, gradient in _gradients(model, together).items():
         assert torch.allclose(gradient, expected[name], atol=1e-5), name
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
-    worker = Path(__file__).with_name("cret_worker.py")
-    ranks = [
-        subprocess.Popen([sys.executable, str(worker), str(tmp_path), str(rank), "2"])
-        for rank in range(2)
-    ]
-    assert [process.wait() for process in ranks] == [0, 0]
-    model = build()
-    loss = model.training_step(batch(), 0)
-    expected = _gradients(model, loss)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.pop("loss").item() == pytest.approx(loss.item(), rel=1e-5)
-        assert found.keys() == expected.keys()
-        for name, gradient in found.items():
-            assert torch.allclose(gradient, expected[name], atol=1e-5), name

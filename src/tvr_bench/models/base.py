@@ -196,7 +196,8 @@ class RetrievalModule(pl.LightningModule):
         """Log the losses of every n-th and every last step: the others then cost nothing."""
         step = self.trainer.global_step + 1
         last = self.trainer.is_last_batch or step == self.trainer.max_steps
-        self._logs = last or step % self.cfg.trainer.log_every == 0
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        self._logs = last or step % every == 0
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None

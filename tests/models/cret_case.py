@@ -1,16 +1,10 @@
-"""One process of CRET's distributed loss, started by the tests: `cret_worker.py FOLDER RANK WORLD`.
-
-It holds its share of a batch, and writes the loss and the gradients that all processes agree on.
-"""
+"""A small CRET and a batch for its tests."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from ranks import gradients, mean_over_ranks, process_group
 from small import SMALL, WORDS
 from torch import Tensor
 
@@ -28,7 +22,7 @@ SETTINGS = SMALL | {
 
 
 def build(**options: Any) -> Cret:
-    """Return a small model, the same in every process."""
+    """Return a small model, always the same."""
     torch.manual_seed(0)
     model = create_model("cret", **(SETTINGS | options))
     assert isinstance(model, Cret)
@@ -49,18 +43,3 @@ def batch() -> dict[str, Tensor]:
     made["frame_mask"][1, 2:] = False
     made["frame_mask"][4, 1:] = False
     return made
-
-
-def main(folder: Path, rank: int, world: int) -> None:
-    """Write the mean loss and the mean gradients of all ranks, as DDP makes them."""
-    with process_group(folder, rank, world):
-        model, size = build(), ITEMS // world
-        own = {key: value[rank * size : (rank + 1) * size] for key, value in batch().items()}
-        loss = model.training_step(own, 0)
-        loss.backward()
-        found = {"loss": loss.detach(), **gradients(model)}
-        torch.save(mean_over_ranks(found), folder / f"{rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
