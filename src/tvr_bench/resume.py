@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,17 @@ class Checkpoints(pl.Callback):
         identity: dict[str, Any] | None = None,
         stop: Stop | None = None,
         before_save: Callable[[pl.Trainer, pl.LightningModule], object] | None = None,
+        wait_s: float = 600.0,
     ) -> None:
         """Take the largest time between two checkpoints, and the metric to be the largest.
 
-        `identity` is kept in every checkpoint; `before_save` may raise what forbids one.
+        `identity` is kept in every checkpoint; `before_save` may raise what forbids one. A process
+        waits at most `wait_s` seconds for the others to agree on one.
         """
         self.folder, self.monitor, self.every_s = folder, monitor, every_s
         self.identity, self.stop = identity or {}, stop or Stop()
-        self.before_save = before_save
+        self.before_save, self.wait_s = before_save, wait_s
+        self._hosts: Any = None  # the group of processes that agree, where there are several
         self.best: tuple[float, int] | None = None  # the metric and its step
         self._saved: int | None = None  # the step of the last checkpoint
         self._written = 0.0
@@ -67,6 +71,9 @@ class Checkpoints(pl.Callback):
         self.stop.install()  # Lightning has put its own handler in place
         self.stop.waiting = True
         self._written = time.monotonic()
+        if trainer.world_size > 1 and self._hosts is None:
+            wait = timedelta(seconds=self.wait_s)
+            self._hosts = dist.new_group(backend="gloo", timeout=wait)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals back from Lightning."""
@@ -144,7 +151,7 @@ class Checkpoints(pl.Callback):
             trainer.callback_metrics.setdefault(key, value)
 
     def _at_edge(self, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool) -> None:
-        number, due = _agreed(trainer, self.stop.number, due)
+        number, due = self._agreed(due)
         if (due or number) and self._saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._check(trainer, pl_module)
             for logger in _row_loggers(trainer):
@@ -155,6 +162,18 @@ class Checkpoints(pl.Callback):
         if number:
             self.stop.number = number
             raise Stopped(number)
+
+    def _agreed(self, due: bool) -> tuple[int, bool]:
+        """Return what all ranks do: the largest signal that came to any, and whether any is due.
+
+        The hosts agree among themselves, so that no device is waited for.
+        """
+        if self._hosts is None:
+            return self.stop.number, due
+        wish = torch.tensor([self.stop.number, int(due)])
+        dist.all_reduce(wish, dist.ReduceOp.MAX, group=self._hosts)
+        signal, late = wish.tolist()
+        return signal, bool(late)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise UserError where something that is not finite would be kept."""
@@ -265,16 +284,6 @@ def _of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
     states: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(states, state)
     return states
-
-
-def _agreed(trainer: pl.Trainer, number: int, due: bool) -> tuple[int, bool]:
-    """Return what all ranks do: the largest signal that came to any, and whether any is due."""
-    if trainer.world_size == 1:
-        return number, due
-    wish = torch.tensor([number, int(due)], device=trainer.strategy.root_device)
-    dist.all_reduce(wish, dist.ReduceOp.MAX)
-    signal, late = wish.tolist()
-    return signal, bool(late)
 
 
 def _training(trainer: pl.Trainer) -> bool:

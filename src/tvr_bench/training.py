@@ -121,6 +121,7 @@ def _safety(
         identity,
         stop,
         before_save=guard.settle,
+        wait_s=cfg.trainer.timeout,
     )
     towers = [CompiledTowers()] if cfg.trainer.compile else []
     return [kept, guard, TrainClock(), ValidateAtEnd(), *towers]
