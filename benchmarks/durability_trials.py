@@ -96,6 +96,10 @@ class Runs:
 
         return child(work, self.log)
 
+    def record(self, name: str) -> Path:
+        """Return where the record of a run is, once it is finished."""
+        return self.folder / name / "record.json"
+
     def said(self) -> str:
         """Return the last line that a run has written."""
         return self.log.read_text().splitlines()[-1]
@@ -103,7 +107,7 @@ class Runs:
     def differences(self, name: str) -> list[str]:
         """Return in what a run differs from the one that was never interrupted."""
         one, other = self.folder / "whole", self.folder / name
-        if not (other / "record.json").exists():
+        if not self.record(name).exists():
             return [f"{name}: no record"]
         found = unequal(_state(one), _state(other))
         for file in ("csv/metrics.csv", "model.safetensors"):
@@ -149,8 +153,9 @@ def kills(runs: Runs, trials: int, seed: int = 0) -> dict[str, Any]:
             where = PLACES[trial % len(PLACES)], rng.randrange(1, 8), rng.random()
             code = runs.go(name, *words, before=partial(arm, *where))
             died += code == -signal.SIGKILL
-        if code and (code := runs.go(name, *words)):
-            wrong.append(f"{name}: code {code}")
+        # one that was killed after its record was written is finished, and says so
+        if code and not runs.record(name).exists() and (code := runs.go(name, *words)):
+            wrong.append(f"{name}: code {code}, {runs.said()}")
         wrong += runs.differences(name)
     return {"trials": trials, "killed": died, "wrong": wrong}
 
