@@ -115,7 +115,7 @@ def main() -> None:
     options = arguments(__doc__)
     small = options.small
     many = (
-        {"R1": 10, "R2": 4, "R4": 20, "R14": 10}
+        {"R1": 4, "R2": 2, "R4": 10, "R14": 5}
         if small
         else {"R1": 100, "R2": 24, "R4": 200, "R14": 60}
     )

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -97,19 +97,23 @@ def arguments(
 ) -> argparse.Namespace:
     """Read the command line: `small`, `threads`, `repeats` and what `extra` adds; set threads.
 
-    The small sizes take one thread and the full ones two, unless `--threads` says otherwise.
+    The small sizes take one thread and three turns, the full ones two and seven, unless `--threads`
+    and `--repeats` say otherwise.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help="sizes that take seconds")
     parser.add_argument("--threads", type=int, choices=(1, 2), help="default: 2, 1 with --small")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of each side (default: 7)")
+    repeats = "turns of each side (default: 7, 3 with --small)"
+    parser.add_argument("--repeats", type=int, help=repeats)
     if extra is not None:
         extra(parser)
     options = parser.parse_args()
     if options.threads is None:
         options.threads = 1 if options.small else min(2, os.cpu_count() or 1)
+    if options.repeats is None:
+        options.repeats = 3 if options.small else 7
     threads(options.threads)
     return options
 
@@ -197,8 +201,11 @@ def roofs() -> dict[str, float]:
 def save(name: str, rows: Sequence[Row], options: argparse.Namespace) -> Path:
     """Merge the rows into `results/NAME.json`, print them, make the README; return the JSON's path.
 
-    A row replaces the one of the same id, size, threads, device and machine, and no other.
+    A row replaces the one of the same id, size, threads, device and machine, and no other. Small
+    rows lose their goals, which are those of the full sizes.
     """
+    if options.small:
+        rows = [replace(row, goal=None, at_most={}, at_least={}) for row in rows]
     git = git_state(HERE.parent)
     stamp = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

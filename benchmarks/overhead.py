@@ -99,7 +99,7 @@ class Clock(pl.Callback):
 
 def main() -> int:
     options = arguments(__doc__)
-    steps = 500 if options.small else 2000
+    steps = 300 if options.small else 2000
     cfg = config.load([*SETTINGS, f"trainer.threads={options.threads}"])
     agreement = agree(cfg)
     turns = []
@@ -203,7 +203,7 @@ def loader(steps: int) -> DataLoader[Tensor]:
 def import_row(options: argparse.Namespace) -> Row:
     """Return the row of importing the package; its command line is a figure beside it."""
     package, line = (
-        median(imported(name) for _ in range(options.repeats))
+        median(imported(name) for _ in range(min(options.repeats, 5)))
         for name in ("tvr_bench", "tvr_bench.cli")
     )
     return Row(
