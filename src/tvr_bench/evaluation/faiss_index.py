@@ -1,4 +1,4 @@
-"""A gallery as a FAISS index, and back; `pip install tvr-bench[search]`.
+"""A gallery as a FAISS index, and back; needs the extra `search`.
 
 An index of kind flat holds the vectors themselves, and comes back as a `Gallery`. One of kind hnsw
 is approximate: what it misses is measured against the exact search when it is written, and an
@@ -62,7 +62,11 @@ class FaissSearcher:
 
 
 def write_faiss(
-    gallery: Gallery, path: Path, kind: str = "flat", queries: Tensor | None = None, k: int = 10
+    gallery: Gallery,
+    path: Path | str,
+    kind: str = "flat",
+    queries: Tensor | None = None,
+    k: int = 10,
 ) -> Side:
     """Write a gallery as a FAISS index and a JSON file beside it; return what that file says.
 
@@ -70,6 +74,7 @@ def write_faiss(
     vectors where there are none. Raises UserError for an unknown kind, without FAISS, and for
     vectors that FAISS cannot compare.
     """
+    path = Path(path)
     if kind not in KINDS:
         raise UserError(f"an index of kind {kind} is unknown; use {' or '.join(KINDS)}")
     if len(gallery.coarse.odd):
@@ -101,12 +106,12 @@ def write_faiss(
     return side
 
 
-def read_faiss(path: Path) -> Gallery | FaissSearcher:
+def read_faiss(path: Path | str) -> Gallery | FaissSearcher:
     """Return the searcher of an index that `write_faiss` wrote: a `Gallery` where it is flat.
 
     Raises UserError where there is none, it is damaged, or it does not compare by dot products.
     """
-    faiss = _faiss()
+    faiss, path = _faiss(), Path(path)
     try:
         side = Side.model_validate_json(_side(path).read_bytes())
         if file_fingerprint(path) != side.fingerprint:
@@ -140,6 +145,6 @@ def _faiss() -> Any:
         import faiss
     except ImportError as error:
         raise UserError(
-            "FAISS is not installed; install the extra: pip install tvr-bench[search]"
+            "FAISS is not installed; get it by: python -m pip install faiss-cpu"
         ) from error
     return faiss

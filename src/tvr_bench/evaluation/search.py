@@ -90,23 +90,23 @@ class Gallery:
             return cls(vectors, names, quantise(vectors, turn), turn)
 
     @classmethod
-    def open(cls, folder: Path) -> Gallery:
+    def open(cls, folder: Path | str) -> Gallery:
         """Return the gallery that `save` wrote, memory-mapped.
 
         Raises UserError where there is none, or its files are damaged.
         """
         from tvr_bench.evaluation.gallery_files import read_gallery
 
-        return cls(*read_gallery(folder))
+        return cls(*read_gallery(Path(folder)))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the gallery to a new folder.
 
         Raises UserError where something is there already, or it cannot be written.
         """
         from tvr_bench.evaluation.gallery_files import write_gallery
 
-        write_gallery(folder, self.vectors, self.ids, self.coarse, self.turn)
+        write_gallery(Path(folder), self.vectors, self.ids, self.coarse, self.turn)
 
     def search(self, queries: Tensor, k: int, precision: str = "auto") -> tuple[Tensor, Tensor]:
         """Return scores, float32 [Q, K], and positions, int64 [Q, K], best first.
