@@ -155,6 +155,16 @@ def test_it_may_run_out_in_the_backward_pass_as_well(monkeypatch: pytest.MonkeyP
     assert model.steps_done == 1 and model.memory.size == 2
 
 
+def test_a_checkpoint_keeps_the_micro_batch_that_fits() -> None:
+    model, checkpoint = build("meanpool"), dict[str, Any]()
+    model.memory.size = 2
+    model.on_save_checkpoint(checkpoint)
+    for options, expected in (({}, 2), ({"trainer.micro_batch": 3}, 3)):
+        again = build("meanpool", **options)
+        again.on_load_checkpoint(checkpoint)
+        assert again.memory.size == expected
+
+
 def test_nothing_left_to_halve_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("meanpool")
     _Limited(monkeypatch, type(model), 0)

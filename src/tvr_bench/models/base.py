@@ -206,6 +206,15 @@ class RetrievalModule(pl.LightningModule):
         step = partial(self.memory.run, self, optimizer_closure)
         super().optimizer_step(epoch, batch_idx, optimizer, step)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the micro-batch that fits: another one would round differently."""
+        checkpoint["micro_batch"] = self.memory.size
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the micro-batch of before, where the settings do not name one."""
+        if self.cfg.trainer.micro_batch is None:
+            self.memory.size = checkpoint.get("micro_batch")
+
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
