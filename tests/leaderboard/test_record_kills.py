@@ -56,7 +56,7 @@ def _hold_tables(work: Path, expected: set[str]) -> None:
         assert {len(line) for line in lines} == {len(header)} and header not in lines
     table = pd.read_csv(work / "leaderboard.csv")
     assert table[table["kind"] == "measured"]["seeds"].tolist() == [len(expected)]
-    assert f"1 systems, {len(expected)} runs" in (work / "leaderboard.html").read_text()
+    assert f"1 system, {len(expected)} runs" in (work / "leaderboard.html").read_text()
 
 
 def test_four_writers_and_three_kills_lose_no_row(tmp_path: Path) -> None:
