@@ -267,10 +267,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     made = tables(options)
     names = [name for name in made if not options.only or name in options.only]
-    rows: list[Row] = []
     for name in names:  # what is measured is kept, whatever becomes of the rest
-        rows += [row for row in made[name]() if row is not None]
-        save("evaluation", rows, options)
+        if rows := [row for row in made[name]() if row is not None]:
+            save("evaluation", rows, options)
 
 
 if __name__ == "__main__":

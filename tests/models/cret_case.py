@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from small import SMALL, WORDS
+from small import SMALL, pairs
 from torch import Tensor
 
 from tvr_bench.models.cret import Cret
@@ -32,14 +32,7 @@ def build(**options: Any) -> Cret:
 
 def batch() -> dict[str, Tensor]:
     """The whole batch: texts of several lengths, clips with missing frames."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.arange(ITEMS) % (WORDS - 2) + 3
-    made = {
-        "text_ids": torch.randint(3, 300, (ITEMS, WORDS), generator=generator),
-        "text_mask": torch.arange(WORDS) < lengths[:, None],
-        "frames": torch.randint(0, 256, (ITEMS, FRAMES, 3, 32, 32), generator=generator).byte(),
-        "frame_mask": torch.ones(ITEMS, FRAMES).bool(),
-    }
+    made = pairs(ITEMS, FRAMES, (32, 32), torch.Generator().manual_seed(0))
     made["frame_mask"][1, 2:] = False
     made["frame_mask"][4, 1:] = False
     return made

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 FRAMES, WINDOWS, WORDS = 3, 2, 6
 SMALL: dict[str, Any] = {
     "video.frames": FRAMES,
@@ -15,3 +18,16 @@ SMALL: dict[str, Any] = {
     "backbone.layers": 1,
     "backbone.text_layers": 1,
 }
+
+
+def pairs(
+    items: int, frames: int, size: tuple[int, int], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Texts of several lengths and clips of `frames` frames that are all there."""
+    lengths = torch.arange(items) % (WORDS - 2) + 3
+    return {
+        "text_ids": torch.randint(3, 300, (items, WORDS), generator=generator),
+        "text_mask": torch.arange(WORDS) < lengths[:, None],
+        "frames": torch.randint(0, 256, (items, frames, 3, *size), generator=generator).byte(),
+        "frame_mask": torch.ones(items, frames).bool(),
+    }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ranks import gradients, mean_over_ranks, process_group
-from small import FRAMES, SMALL, WINDOWS, WORDS
+from small import FRAMES, SMALL, WINDOWS, WORDS, pairs
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -59,16 +59,10 @@ def _built(number: int) -> RetrievalModule:
 def batch() -> dict[str, Tensor]:
     """The whole batch: two equal captions, missing frames, and scene text of half the clips."""
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.arange(ITEMS) % (WORDS - 2) + 3
-    made = {
-        "text_ids": torch.randint(3, 300, (ITEMS, WORDS), generator=generator),
-        "text_mask": torch.arange(WORDS) < lengths[:, None],
-        "frames": torch.randint(0, 256, (ITEMS, FRAMES, 3, HEIGHT, WIDTH), generator=generator),
-        "frame_mask": torch.ones(ITEMS, FRAMES).bool(),
+    made = pairs(ITEMS, FRAMES, (HEIGHT, WIDTH), generator) | {
         "ocr_ids": torch.randint(3, 300, (ITEMS, WINDOWS, WORDS), generator=generator),
         "ocr_mask": torch.ones(ITEMS, WINDOWS, WORDS).bool(),
     }
-    made["frames"] = made["frames"].byte()
     made["text_ids"][4], made["text_mask"][4] = made["text_ids"][1], made["text_mask"][1]
     made["frame_mask"][1, 2:] = made["frame_mask"][5, 1:] = False
     made["ocr_mask"][0] = made["ocr_mask"][1] = made["ocr_mask"][3] = False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bicnet_case import ITEMS, OPTIONS, scores
 from bicnet_release import GOLDEN, from_files, released_parameter
+from bicnet_worker import ITEMS, OPTIONS, batch, build, scores, step
 from torch import Tensor, nn
 
 from tvr_bench import config
@@ -183,6 +186,25 @@ def test_the_hinge_by_its_definition_on_any_number_of_ranks(margin: float, worst
         ]
         assert sum(parts) / world == pytest.approx(expected, rel=1e-12)
         assert len(set(parts)) == world
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
+    worker = Path(__file__).with_name("bicnet_worker.py")
+    ranks = [
+        subprocess.Popen([sys.executable, str(worker), str(tmp_path), str(rank), "2"])
+        for rank in range(2)
+    ]
+    model = build()
+    loss = step(model, batch())
+    assert [process.wait() for process in ranks] == [0, 0]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["loss"].item() == pytest.approx(loss.item(), rel=1e-9)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None
+                assert torch.allclose(found[name], parameter.grad, rtol=1e-6, atol=1e-12), name
 
 
 def test_the_score_is_the_mean_of_two_cosines_and_the_first_stage_ranks_as_it(

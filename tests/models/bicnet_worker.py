@@ -1,8 +1,15 @@
-"""Small BiC-Nets on given features, and a batch for their tests."""
+"""One process of BiC-Net's loss, started by the tests: `bicnet_worker.py FOLDER RANK WORLD`.
+
+It holds its share of a batch, and writes the loss and the gradients that all processes agree on.
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
+from ranks import gradients, mean_over_ranks, process_group
 from torch import Tensor
 
 from tvr_bench.models.base import RetrievalModule
@@ -26,7 +33,7 @@ def scores(seed: int) -> Tensor:
 
 
 def build() -> RetrievalModule:
-    """Return a small model, always the same."""
+    """Return the same small model everywhere."""
     torch.manual_seed(0)
     sizes = {"features.region_dim": 6, "features.global_dim": 5, "features.text_dim": 4}
     settings = {"backbone.name": "features", "model.width": 8, "model.heads": 2, **sizes}
@@ -52,3 +59,16 @@ def step(model: RetrievalModule, own: dict[str, Tensor]) -> Tensor:
     loss = model.training_step(own, 0)
     loss.backward()
     return loss.detach()
+
+
+def main(folder: Path, rank: int, world: int) -> None:
+    """Write the mean loss and the mean gradients of all ranks, as DDP makes them."""
+    size = ITEMS // world
+    with process_group(folder, rank, world):
+        model = build()
+        loss = step(model, {k: v[rank * size :][:size] for k, v in batch().items()})
+        torch.save(mean_over_ranks({"loss": loss, **gradients(model)}), folder / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
