@@ -194,11 +194,13 @@ def _restored(part: Coarse) -> Tensor:
 
 def test_a_score_is_the_same_whatever_is_scored_with_it() -> None:
     query, vectors = problem(8, 1, 70, 513, "plain")
-    together = search_pass.exact_scores(query[0], vectors)
+    scores, items = Gallery.build(vectors).search(query, 70)
+    together = torch.empty(70).scatter(0, items[0], scores[0])
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for size in range(1, 70):
-            assert torch.equal(search_pass.exact_scores(query[0], vectors[:size]), together[:size])
+            scores, items = Gallery.build(vectors[:size]).search(query, size)
+            assert torch.equal(scores[0], together[items[0]])
 
 
 def test_a_machine_without_whole_number_products_is_served(monkeypatch: pytest.MonkeyPatch) -> None:

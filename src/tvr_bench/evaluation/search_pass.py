@@ -9,12 +9,16 @@ R queries, M items of the gallery, D width, P pairs.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tvr_bench.evaluation.candidates import as_steps, from_steps
 from tvr_bench.evaluation.coarse import Coarse, item_share, pair_error, query_error
+from tvr_bench.evaluation.exact import exact_scores
 
 HELD = 2**20  # pairs held, unless k of each query are more
 _CELLS = 2**19  # scores of a block, 2 MB: they stay in the cache
@@ -24,10 +28,9 @@ _LAST = 0xFFFFFFFF  # above every position
 _LOWEST = torch.finfo(torch.float32).min
 _NOTHING = torch.iinfo(torch.int64).min
 
-
-def exact_scores(query: Tensor, vectors: Tensor) -> Tensor:
-    """Return the scores of vectors [P, D] for one query [D], float32 [P]; each has its own sum."""
-    return (vectors.double() * query.double()).sum(dim=1).float()
+with warnings.catch_warnings():  # torch says once in a process that such tensors are beta
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
 
 
 def keys_of(scores: Tensor, items: Tensor) -> Tensor:
@@ -45,9 +48,25 @@ def best_of_all(vectors: Tensor, query: Tensor, k: int) -> Tensor:
     keys = torch.empty(0, dtype=torch.int64)
     for at in range(0, len(vectors), _ROWS):
         part = vectors[at : at + _ROWS]
-        keys = torch.cat([keys, keys_of(exact_scores(query, part), at + torch.arange(len(part)))])
+        items = torch.arange(len(part))
+        scores = exact_scores(query[None], part, torch.zeros_like(items), items).float()
+        keys = torch.cat([keys, keys_of(scores, at + items)])
         keys = keys.topk(min(k, len(keys))).values
     return keys
+
+
+def _pair_scores(queries: Tensor, vectors: Tensor, counts: Tensor, items: Tensor) -> Tensor:
+    """Return the scores of pairs, float32 [P]: `counts` int64 [R] of `items` for each query.
+
+    This product reads the vectors where they lie: most of the time of a copy would go into memory.
+    """
+    edges = F.pad(counts.cumsum(0), (1, 0))
+    shape = (len(queries), len(vectors))
+    cells = torch.sparse_csr_tensor(
+        edges, items, torch.zeros(len(items)), shape, check_invariants=False
+    )
+    scores: Tensor = torch.sparse.sampled_addmm(cells, queries, vectors.T, beta=0.0).values()
+    return scores
 
 
 class Pass:
@@ -165,35 +184,22 @@ class Pass:
 
     def _narrow(self, count: int | None = None) -> None:
         """Narrow the bounds by scores in float32, of all pairs or the first `count` of each row."""
-        error = pair_error(self.queries, self.items, self.row, self.item, False)
-        wide = self.high - self.low > 3 * error
-        if count is not None:
-            first = torch.searchsorted(self.row, torch.arange(len(self.fine)))
-            wide &= torch.arange(len(self.row)) - first.index_select(0, self.row) < count
-        pairs = torch.nonzero(wide).flatten()
-        items = self.item.index_select(0, pairs).split(self._counts(pairs))
-        scores = [
-            self.vectors.index_select(0, part) @ query
-            for query, own in zip(self.fine, items, strict=True)
-            for part in own.split(_ROWS)
-        ]
-        score, error = torch.cat(scores).double(), error.index_select(0, pairs)
-        known = self.high.index_select(0, pairs) < torch.inf
-        pairs, score, error = pairs[known], score[known], error[known]
+        pairs = torch.arange(len(self.row)) if count is None else self._first_pairs(count)
+        row, item = self.row.index_select(0, pairs), self.item.index_select(0, pairs)
+        low, high = self.low.index_select(0, pairs), self.high.index_select(0, pairs)
+        error = pair_error(self.queries, self.items, row, item, False)
+        wide = torch.nonzero((high - low > 3 * error) & (high < torch.inf)).flatten()
+        pairs, error = pairs.index_select(0, wide), error.index_select(0, wide)
+        counts = torch.bincount(row.index_select(0, wide), minlength=len(self.fine))
+        item = item.index_select(0, wide)
+        score = _pair_scores(self.fine, self.vectors, counts, item).double()
         self.low[pairs], self.high[pairs] = score - error, score + error
 
-    def _counts(self, pairs: Tensor) -> list[int]:
-        return torch.bincount(self.row.index_select(0, pairs), minlength=len(self.fine)).tolist()
-
-    def _exact_keys(self) -> Tensor:
-        """Return the keys of the pairs held, by their scores in float64, int64 [P]."""
-        items = self.item.split(self._counts(torch.arange(len(self.row))))
-        scores = [
-            exact_scores(query, self.vectors.index_select(0, part))
-            for query, own in zip(self.fine, items, strict=True)
-            for part in own.split(_ROWS)
-        ]
-        return keys_of(torch.cat(scores), self.item)
+    def _first_pairs(self, count: int) -> Tensor:
+        """Return the positions of the first `count` pairs of each row, or of all it has."""
+        edges = torch.searchsorted(self.row, torch.arange(len(self.fine) + 1))
+        pairs = edges[:-1, None] + torch.arange(count)
+        return pairs[pairs < edges[1:, None]]
 
     def _best(self) -> Tensor:
         """Return the keys of the k best pairs of each row, int64 [R, k], best first."""
@@ -203,7 +209,8 @@ class Pass:
         first = counts.cumsum(0) - counts
         place = torch.arange(len(self.row)) - first.index_select(0, self.row)
         table = torch.full((len(counts), int(counts.max())), _NOTHING)
-        table[self.row, place] = self._exact_keys()
+        scores = exact_scores(self.fine, self.vectors, self.row, self.item).float()
+        table[self.row, place] = keys_of(scores, self.item)
         return table.topk(min(self.k, table.shape[1]), dim=1).values
 
     def _settle(self) -> None:
