@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tvr_bench.datamodules.items import Items, Mirrored, TextItems, TrainItems, VideoItems
+from tvr_bench.datamodules.patience import PatientLoader
 from tvr_bench.datamodules.plan import AllCaptionsPlan, EpochPlan, rank_batches
 from tvr_bench.schema import Config
 
@@ -46,11 +47,11 @@ def retrieval_loaders(items: Items, cfg: Config, rank: int, world: int) -> list[
         (VideoItems(items), items.readable),
     ):
         batches = rank_batches(list(count), cfg.eval.batch_size, rank, world)
-        loaders.append(DataLoader(data, batch_sampler=batches, **_how(cfg)))
+        loaders.append(PatientLoader(data, batch_sampler=batches, **_how(cfg)))
     return loaders
 
 
-class PlanLoader(DataLoader[Any]):
+class PlanLoader(PatientLoader):
     """Batches of an `EpochPlan` that can start at any of them, without reading those before."""
 
     def __init__(self, data: Any, position: Position, **keywords: Any) -> None:
@@ -74,6 +75,7 @@ class PlanLoader(DataLoader[Any]):
 def _how(cfg: Config) -> dict[str, Any]:
     workers = cfg.trainer.workers
     return {
+        "patience": cfg.trainer.timeout,
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": torch.cuda.is_available(),

@@ -1,0 +1,143 @@
+"""Processes that load batches and hang, die or are left over."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from tvr_bench.cli import main
+from tvr_bench.datamodules.items import TrainItems
+from tvr_bench.datamodules.loaders import _leave_signals
+from tvr_bench.datamodules.patience import PatientLoader
+from tvr_bench.errors import UserError
+
+ITEMS, BAD = 40, 20
+HOW: dict[str, Callable[[], Any]] = {
+    "sleeps": lambda: time.sleep(1000),
+    "stops": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "dies": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
+class Numbers(Dataset[torch.Tensor]):
+    """Its numbers; at one of them the process that reads it does what it says."""
+
+    def __init__(self, at: int = -1, how: str = "") -> None:
+        self.at, self.how = at, how
+
+    def __len__(self) -> int:
+        return ITEMS
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == self.at:
+            HOW[self.how]()
+        return torch.full((3,), index)
+
+
+def loader(data: Dataset[torch.Tensor], workers: int = 2, patience: float = 1.0) -> PatientLoader:
+    keywords = {"persistent_workers": workers > 0, "worker_init_fn": _leave_signals}
+    return PatientLoader(data, patience=patience, batch_size=4, num_workers=workers, **keywords)
+
+
+def processes_end(before: list[Any]) -> bool:
+    gc.collect()  # a loader whose process died is in the traceback; it would fail in later tests
+    end = time.monotonic() + 20
+    while set(multiprocessing.active_children()) - set(before):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("how", ["sleeps", "stops"])
+def test_a_process_that_hangs_is_ended_and_said(how: str) -> None:
+    before = multiprocessing.active_children()
+    batches = loader(Numbers(BAD, how))
+    with pytest.raises(UserError, match=r"no batch came for 1 s: .* raise trainer\.timeout"):
+        list(batches)
+    del batches
+    assert processes_end(before)
+
+
+def test_so_is_one_that_hangs_at_the_turn_of_an_epoch() -> None:
+    before = multiprocessing.active_children()
+    batches = loader(Numbers())
+    assert len(list(batches)) == ITEMS // 4
+    (one, _) = set(multiprocessing.active_children()) - set(before)
+    assert one.pid is not None
+    os.kill(one.pid, signal.SIGSTOP)
+    with pytest.raises(UserError, match="no batch came for 1 s"):
+        list(batches)
+    del batches
+    assert processes_end(before)
+
+
+def test_one_that_dies_is_not_said_to_hang() -> None:
+    before = multiprocessing.active_children()
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(loader(Numbers(BAD, "dies"), patience=60.0))
+    assert processes_end(before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_patience_is_for_a_batch_not_for_what_is_done_with_it(workers: int) -> None:
+    expected = torch.arange(ITEMS)
+    batches = loader(Numbers(), workers, patience=0.4)
+    for _ in range(2):
+        seen = []
+        for place, batch in enumerate(batches):
+            if place == 1:
+                time.sleep(1.0)
+            seen.append(batch[:, 0])
+        assert torch.equal(torch.cat(seen), expected)
+
+
+def test_processes_that_are_left_over_do_not_hold_up_the_end_of_python(tmp_path: Path) -> None:
+    script = tmp_path / "left.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_patience import Numbers, loader\n"
+        "batches = loader(Numbers())\n"
+        "next(iter(batches))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("how", "what"), [("stops", "no batch came for 2 s"), ("dies", "was killed, as when memory")]
+)
+def test_a_run_ends_with_one_line(
+    how: str,
+    what: str,
+    tiny_settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = multiprocessing.active_children()
+    real = TrainItems.__getitem__
+
+    def fails(self: TrainItems, pick: Any) -> Any:
+        if pick[0] == 1:  # in the second epoch
+            HOW[how]()
+        return real(self, pick)
+
+    monkeypatch.setattr(TrainItems, "__getitem__", fails)
+    words = ["model=meanpool", "trainer.workers=2", "trainer.timeout=2"]
+    assert main(["bench", *tiny_settings, *words, "trainer.steps=6"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert what in line and "goes on from the last checkpoint" in line
+    assert processes_end(before)
