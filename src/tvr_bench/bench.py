@@ -86,7 +86,8 @@ def _bench(cfg: Config, command: str, team: devices.Team, stop: Stop) -> Record 
     if trains:
         data.seconds["train"] = fit(trainer, model, data, run_dir)
     test_start = time.perf_counter()
-    trainer.test(model, data, verbose=False)
+    with resume.said():
+        trainer.test(model, data, verbose=False)
     model = strategies.whole(model)
     if not team.first:
         return None

@@ -106,7 +106,7 @@ class _Watch:
         end = time.monotonic() + _DEATH_S
         while time.monotonic() < end:
             with suppress(RuntimeError):
-                if not all(process.is_alive() for process in self.batches._workers):
+                if not self._all_alive():
                     break
                 time.sleep(_DEATH_S / 50)
         else:
@@ -115,14 +115,21 @@ class _Watch:
             self.end()
         return True
 
+    def _processes(self) -> list[Any]:
+        return [] if self.batches is None else list(self.batches._workers)
+
+    def _all_alive(self) -> bool:
+        return all(process.is_alive() for process in self._processes())
+
     def _kill(self) -> None:
-        for process in self.batches._workers if self.batches is not None else ():
+        for process in self._processes():
             process.kill()  # one that is stopped is deaf to all else
 
     def _look(self) -> None:
         while not self._over.wait(self.patience / _LOOKS):
             since = self._since
-            if since is not None and time.monotonic() - since > self.patience:
+            late = since is not None and time.monotonic() - since > self.patience
+            if late and self._all_alive():  # else DataLoader looks for the dead every 5 s
                 self._acted = True
                 self._kill()
                 return
