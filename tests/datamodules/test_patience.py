@@ -84,6 +84,15 @@ def test_so_is_one_that_hangs_at_the_turn_of_an_epoch() -> None:
     assert processes_end(before)
 
 
+def test_processes_end_with_their_loader() -> None:
+    before = multiprocessing.active_children()
+    batches = loader(Numbers())
+    next(iter(batches))
+    assert set(multiprocessing.active_children()) - set(before)
+    del batches
+    assert processes_end(before)
+
+
 def test_one_that_dies_is_not_said_to_hang() -> None:
     before = multiprocessing.active_children()
     with pytest.raises(RuntimeError, match="DataLoader worker"):
@@ -125,7 +134,7 @@ def test_processes_that_are_left_over_do_not_hold_up_the_end_of_python(tmp_path:
         (VideoItems, "dies", "was killed, as when memory"),
     ],
 )
-def test_a_run_ends_with_one_line(
+def test_a_run_ends_with_one_line_and_is_taken_up(
     items: Any,
     how: str,
     what: str,
@@ -141,11 +150,14 @@ def test_a_run_ends_with_one_line(
             HOW[how]()
         return real(self, pick)
 
-    monkeypatch.setattr(items, "__getitem__", fails)
-    words = ["model=meanpool", "trainer.workers=2", "trainer.timeout=2", "trainer.steps=6"]
+    words = ["bench", *tiny_settings, "model=meanpool", "run.name=lost", "trainer.steps=6"]
+    words += ["trainer.workers=2", "trainer.timeout=2"]
     if items is VideoItems:
         words += ["trainer.epochs=0", "trainer.steps=null"]  # so that the test is what fails
-    assert main(["bench", *tiny_settings, *words]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(items, "__getitem__", fails)
+        assert main(words) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert what in line and "goes on from the last checkpoint" in line
     assert processes_end(before)
+    assert main(words) == 0

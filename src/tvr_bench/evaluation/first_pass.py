@@ -24,7 +24,7 @@ from torch import Tensor
 
 PASSES = ("bf16", "fp32", "fp64")
 _TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
-_CHUNK = 512  # vectors whose rounding is measured at once, in cache
+_CHUNK = 256  # vectors whose rounding is measured at once, in cache
 _BF16_PAIRS = 1 << 18  # below this many scores, preparing bf16 costs more than it saves
 # Largest norms for which neither overflow nor underflow can reach a float32 score.
 _ORDINARY = (2.0**-20, 2.0**40)
@@ -163,14 +163,11 @@ def _sizes(vectors: Tensor, dtype: torch.dtype) -> _Sizes:
     work = torch.float64 if dtype == torch.float64 else torch.float32
     norm = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
     lost = torch.zeros_like(norm)
-    low = torch.empty_like(vectors[:_CHUNK], dtype=dtype)
-    missed = torch.empty_like(vectors[:_CHUNK])
     for at in range(0, len(vectors), _CHUNK):
         part = vectors[at : at + _CHUNK]
         norm[at : at + _CHUNK] = torch.linalg.vector_norm(part, dim=1, dtype=work)
         if dtype == torch.bfloat16:
-            rest = missed[: len(part)].copy_(low[: len(part)].copy_(part)).sub_(part)
-            lost[at : at + _CHUNK] = torch.linalg.vector_norm(rest, dim=1)
+            lost[at : at + _CHUNK] = torch.linalg.vector_norm(part - part.to(dtype), dim=1)
     if work == torch.float32:
         grown = 1 + vectors.shape[1] * 2.0**-22  # the norms are float32 sums themselves
         norm, lost = norm * grown + _SLACK, lost * grown + _SLACK

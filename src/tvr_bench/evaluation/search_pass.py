@@ -171,7 +171,7 @@ class Pass:
         if not ordered:
             middle = (0.5 * (self.low + self.high)).float()  # NaN where nothing is known: the last
             self._keep(((self.row << 32) - as_steps(middle)).argsort())
-        edges = torch.searchsorted(self.row, torch.arange(len(self.limit) + 1))
+        edges = self._edges()
         full = torch.nonzero(edges[:-1] + self.k <= edges[1:]).flatten()
         best = edges[full][:, None] + torch.arange(self.k)
         least = self.low.index_select(0, best.flatten()).view_as(best).amin(dim=1)
@@ -197,18 +197,21 @@ class Pass:
 
     def _first_pairs(self, count: int) -> Tensor:
         """Return the positions of the first `count` pairs of each row, or of all it has."""
-        edges = torch.searchsorted(self.row, torch.arange(len(self.fine) + 1))
+        edges = self._edges()
         pairs = edges[:-1, None] + torch.arange(count)
         return pairs[pairs < edges[1:, None]]
+
+    def _edges(self) -> Tensor:
+        """Return where the pairs of each row begin, and the end of the last ones, int64 [R + 1]."""
+        return torch.searchsorted(self.row, torch.arange(len(self.fine) + 1))
 
     def _best(self) -> Tensor:
         """Return the keys of the k best pairs of each row, int64 [R, k], best first."""
         self._narrow()
         self._raise_limits()
-        counts = torch.bincount(self.row, minlength=len(self.fine))
-        first = counts.cumsum(0) - counts
-        place = torch.arange(len(self.row)) - first.index_select(0, self.row)
-        table = torch.full((len(counts), int(counts.max())), _NOTHING)
+        edges = self._edges()
+        place = torch.arange(len(self.row)) - edges.index_select(0, self.row)
+        table = torch.full((len(self.fine), int(edges.diff().max())), _NOTHING)
         scores = exact_scores(self.fine, self.vectors, self.row, self.item).float()
         table[self.row, place] = keys_of(scores, self.item)
         return table.topk(min(self.k, table.shape[1]), dim=1).values
