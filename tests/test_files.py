@@ -18,13 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvr_bench import files
 from tvr_bench.errors import UserError
 from tvr_bench.files import (
     Ledger,
     atomic_path,
     atomic_write,
-    file_fingerprint,
     remove_stale,
     settings_hash,
 )
@@ -216,26 +214,6 @@ def test_settings_hash_depends_on_the_value_alone(settings: dict[str, object]) -
     assert len(settings_hash(settings)) == 16
     assert settings_hash(settings, 64).startswith(settings_hash(settings))
     assert settings_hash({**settings, "\0 new": 1}) != settings_hash(settings)
-
-
-def test_a_fingerprint_follows_the_content_and_not_the_name_or_time(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    content = os.urandom(files._PROBE) + b"-" * 100 + os.urandom(files._PROBE)
-    one.write_bytes(content)
-    other.write_bytes(content)
-    os.utime(other, (1, 1))
-    assert file_fingerprint(one) == file_fingerprint(other)
-    for changed in (content + b"\0", content[:-1], b"?" + content[1:], content[:-1] + b"?"):
-        other.write_bytes(changed)
-        assert file_fingerprint(one) != file_fingerprint(other)
-
-
-@pytest.mark.parametrize("content", [b"", b"x", b"x" * (files._PROBE + 1)])
-def test_fingerprints_of_short_files(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(content)
-    (tmp_path / "y").write_bytes(content + b"y")
-    assert len(file_fingerprint(tmp_path / "x")) == 16
-    assert file_fingerprint(tmp_path / "x") != file_fingerprint(tmp_path / "y")
 
 
 def test_the_ledger_holds_one_line_per_id_and_stage(tmp_path: Path) -> None:

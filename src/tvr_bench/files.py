@@ -17,7 +17,6 @@ from typing import Any
 
 from tvr_bench.errors import UserError
 
-_PROBE = 64 * 1024  # bytes read from each end of a file for its fingerprint
 _STALE_S = 3600.0  # a temporary file that nobody wrote to for so long belongs to a killed process
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp(\..*)?", re.DOTALL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -66,15 +65,10 @@ def settings_hash(settings: Any, digits: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
-def file_fingerprint(path: Path) -> str:
-    """Return 16 hex digits of a file's size, first and last 64 KiB; a copied file keeps them."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of all that a file holds, 64 hex digits; OSError where it is not read."""
     with open(path, "rb") as file:
-        digest.update(file.read(_PROBE))
-        file.seek(max(0, size - _PROBE))
-        digest.update(file.read(_PROBE))
-    return digest.hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from media.make_clips import make_clip
 from tvr_bench.cli import main
-from tvr_bench.datamodules import check as module
+from tvr_bench.datamodules import check_videos as module
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.datamodules.check import Report, SplitReport
 
@@ -77,18 +77,49 @@ def test_a_killed_check_goes_on(
     monkeypatch.setattr(module, "_SHARD", 2)
     look, seen = module._look_at, []
 
-    def dies(path: Path, whole: bool) -> Any:
+    def dies(path: Path, *how: Any) -> Any:
         if len(seen) == 4:
             raise KeyboardInterrupt
         seen.append(path)
-        return look(path, whole)
+        return look(path, *how)
 
     monkeypatch.setattr(module, "_look_at", dies)
     assert _check(own) == 130
     before, again = list(seen), []
-    monkeypatch.setattr(module, "_look_at", lambda p, w: again.append(p) or look(p, w))
+    monkeypatch.setattr(module, "_look_at", lambda p, *how: again.append(p) or look(p, *how))
     assert _check(own) == 1
     assert len(before) == 4 and len(again) == 5 and not set(before) & set(again)
+
+
+def test_a_clip_outside_of_its_video_and_one_that_is_no_video_are_named(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["video,caption,split,start,end", "v6.mp4,a,test,0,0.5", "v6.mp4,b,test,90,95"]
+    own.write_text("\n".join(lines))
+    assert _check(own) == 1
+    shown = capsys.readouterr().out
+    assert "1 of 2 test videos are missing or cannot be read" in shown
+    lines = [json.loads(line) for line in (own.parent / "out/manifest.jsonl").open()]
+    assert "error" not in lines[0]
+    assert "a clip from 90.0 to 95.0 s has no part of a video" in lines[1]["error"]
+    assert lines[0]["sha256"] == lines[1]["sha256"]
+
+
+def test_a_check_leaves_its_files_in_the_cache_and_those_of_other_data_alone(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own.parent / "here").mkdir()
+    monkeypatch.chdir(own.parent / "here")
+    (own.parent / "two.csv").write_text("video,caption,split\nv0.mp4,a,test\n")
+    for file, count in ((own, 10), (own.parent / "two.csv", 1), (own, 10)):
+        words = [f"data.file={file}", "trainer.prepare_workers=0"]
+        main(["data", "check", "data=csv", *words])
+        shown = capsys.readouterr().out.splitlines()
+        manifest = Path(next(line for line in shown if line.startswith("manifest")).split()[1])
+        assert manifest.is_relative_to(".tvr_cache/reports")
+        assert len(manifest.read_text().splitlines()) == count
+    assert len(list(Path(".tvr_cache/reports").iterdir())) == 2
+    assert [path.name for path in Path().iterdir()] == [".tvr_cache"]
 
 
 def test_what_is_wrong_with_the_annotations_is_said_in_a_line(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tvr_bench import contents
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.faiss_index import read_faiss, recall_of, write_faiss
 from tvr_bench.evaluation.gallery_files import HEADER_FILE, TENSORS_FILE, read_header
 from tvr_bench.evaluation.search import Gallery, require_exact
-from tvr_bench.files import file_fingerprint
+from tvr_bench.files import file_sha256, settings_hash
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def _tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
         found = {name: tensor.clone() for name, tensor in load_file(path).items()}
         change(found)
         save_file(found, path)
-        _header(lambda header: header.update(fingerprint=file_fingerprint(path)))(folder)
+        _header(lambda header: header.update(sha256=file_sha256(path)))(folder)
 
     return damage
 
@@ -55,8 +58,8 @@ def _tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
 def _cut(folder: Path) -> None:
     data = (folder / TENSORS_FILE).read_bytes()
     (folder / TENSORS_FILE).write_bytes(data[: len(data) // 2])
-    new = file_fingerprint(folder / TENSORS_FILE)
-    _header(lambda header: header.update(fingerprint=new))(folder)
+    new = file_sha256(folder / TENSORS_FILE)
+    _header(lambda header: header.update(sha256=new))(folder)
 
 
 def _flip(folder: Path) -> None:
@@ -65,20 +68,36 @@ def _flip(folder: Path) -> None:
     (folder / TENSORS_FILE).write_bytes(data)
 
 
+def _one_id_less(header: dict) -> None:
+    header["ids"].pop()
+    header["ids_sha256"] = settings_hash(header["ids"], 64)
+
+
+def _zeros(folder: Path) -> None:
+    """Put zeros into the middle of the vectors, and leave time and size as they were."""
+    path, was = folder / TENSORS_FILE, (folder / TENSORS_FILE).stat()
+    with open(path, "r+b") as file:
+        file.seek(was.st_size // 2)
+        file.write(bytes(64))
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no tensors": lambda folder: (folder / TENSORS_FILE).unlink(),
     "no header": lambda folder: (folder / HEADER_FILE).unlink(),
     "cut tensors": _cut,
     "one bit": _flip,
+    "zeros inside": _zeros,
+    "another id": _header(lambda header: header["ids"].__setitem__(7, "clip-8x")),
     "empty tensors": lambda folder: (folder / TENSORS_FILE).write_bytes(b""),
     "cut header": lambda folder: (folder / HEADER_FILE).write_text('{"format": "tvr'),
     "bytes": lambda folder: (folder / HEADER_FILE).write_bytes(b"\xff\xfe\x00"),
     "deep": lambda folder: (folder / HEADER_FILE).write_text("[" * 100_000),
     "a list": lambda folder: (folder / HEADER_FILE).write_text("[]"),
     "a stranger's": _header(lambda header: header.update(format="other")),
-    "a later one": _header(lambda header: header.update(version=2)),
+    "a later one": _header(lambda header: header.update(version=3)),
     "no ids": _header(lambda header: header.pop("ids")),
-    "an id less": _header(lambda header: header["ids"].pop()),
+    "an id less": _header(_one_id_less),
     "another shape": _header(lambda header: header.update(shape=[300, 23])),
     "no norms of items": _tensors(lambda found: found.pop("norm")),
     "one more tensor": _tensors(lambda found: found.update(more=torch.zeros(1))),
@@ -102,6 +121,20 @@ def test_an_open_gallery_reads_from_its_file(folder: Path, gallery: Gallery) -> 
     queries = torch.randn(5, 24)
     for mine, its in zip(again.search(queries, 7), gallery.search(queries, 7), strict=True):
         assert torch.equal(mine, its)
+
+
+def test_damage_is_found_however_often_the_gallery_was_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, read, hashed = time.time_ns, contents._read, []
+    monkeypatch.setattr(contents.time, "time_ns", lambda: now() + 2 * contents._SETTLED_NS)
+    monkeypatch.setattr(contents, "_read", lambda path: hashed.append(path) or read(path))
+    Gallery.open(folder)
+    Gallery.open(folder)
+    assert len(hashed) == 1
+    _zeros(folder)
+    with pytest.raises(UserError, match="not what was written"):
+        Gallery.open(folder)
 
 
 def test_nothing_stays_of_a_gallery_that_cannot_be_written(
@@ -175,7 +208,7 @@ def test_wrong_indexes_are_refused(gallery: Gallery, tmp_path: Path) -> None:
     path.write_bytes(data)
     faiss.write_index(faiss.IndexFlatL2(24), str(path))
     side = json.loads(path.with_name("flat.faiss.json").read_text())
-    side["fingerprint"] = file_fingerprint(path)
+    side["sha256"] = file_sha256(path)
     path.with_name("flat.faiss.json").write_text(json.dumps(side))
     with pytest.raises(UserError, match="dot products"):
         read_faiss(path)

@@ -90,6 +90,18 @@ def test_a_second_run_asks_the_engine_nothing(
     assert (engine.frames, engine.crops) == asked
 
 
+def test_text_is_read_again_where_what_was_kept_is_damaged(
+    video: Path, engine: ColourEngine, tmp_path: Path
+) -> None:
+    first = build_windows([Clip("a", video)], SPEC, tmp_path, ledger=Ledger())
+    (kept,) = tmp_path.glob("*/*.json")
+    kept.write_bytes(kept.read_bytes()[:-20])
+    asked = engine.frames
+    for _ in range(2):
+        assert build_windows([Clip("a", video)], SPEC, tmp_path, ledger=Ledger()) == first
+    assert asked < engine.frames <= 2 * asked
+
+
 def test_the_cache_follows_content_and_not_names(
     video: Path, engine: ColourEngine, tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ SCRIPT = """
 import ctypes, json, os, signal, sys, time
 from pathlib import Path
 from ocr_clips import ColourEngine
+from tvr_bench.contents import Contents
+from tvr_bench.datamodules.check_videos import Look, look_at
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.files import Ledger
 from tvr_bench.media import cache, captioner, video
@@ -55,6 +57,13 @@ if __name__ == "__main__":
     if kind == "frames":
         spec = cache.FrameSpec(3, (24, 32), timeout=float(timeout))
         found = sorted(cache.build_frames(clips, spec, Path(root), ledger=ledger, **how))
+    elif kind == "check":
+        look, known = Look((3,), timeout=float(timeout)), Contents(Path(root))
+        seen = look_at(clips, look, Path(root), known, workers=2)
+        found = sorted(clip.id for clip in clips if "error" not in seen[clip])
+        for clip in clips:
+            if clip.id not in found:
+                ledger.add(id=clip.id, path="", stage=kind, error=seen[clip]["error"])
     else:
         spec = captioner.WindowSpec(windows=2, timeout=float(timeout))
         found = sorted(captioner.build_windows(clips, spec, Path(root), ledger=ledger, **how))
@@ -81,7 +90,8 @@ def build(tmp_path: Path, folder: Path, kind: str, timeout: float, names: Sequen
     script.write_text(SCRIPT)
     log.write_text("")
     words = [str(word) for word in (script, log, folder, tmp_path / "cache", kind, timeout, *names)]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    places = (str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run(
         [sys.executable, *words], env=env, capture_output=True, text=True, timeout=120
     )
@@ -97,13 +107,14 @@ def check(said: Any, kind: str, folder: Path, names: Sequence[str]) -> None:
         assert str(folder / f"{name}.mp4") in message and "\n" not in message
 
 
-def test_a_clip_that_hangs_is_named_and_the_others_are_read(tmp_path, folder):
-    said, _ = build(tmp_path, folder, "frames", 4, ("a", "hang", "b"))
-    check(said, "frames", folder, ("a", "hang", "b"))
+@pytest.mark.parametrize("kind", ["frames", "check"])
+def test_a_clip_that_hangs_is_named_and_the_others_are_read(tmp_path, folder, kind):
+    said, _ = build(tmp_path, folder, kind, 4, ("a", "hang", "b"))
+    check(said, kind, folder, ("a", "hang", "b"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["frames", "ocr"])
+@pytest.mark.parametrize("kind", ["frames", "ocr", "check"])
 def test_lost_clips_are_named_kept_in_mind_and_tried_again_with_another_limit(
     tmp_path, folder, kind
 ):
@@ -120,9 +131,9 @@ def test_the_frames_that_are_kept_do_not_depend_on_the_limit(tmp_path, folder):
     clips = [Clip(name, folder / f"{name}.mp4") for name in "abc"]
     free, limited = FrameSpec(3, (24, 32)), FrameSpec(3, (24, 32), timeout=30.0)
     one = build_frames(clips, free, tmp_path, ledger=Ledger())
-    files = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    files = {f.name: f.read_bytes() for f in tmp_path.glob("frames-*")}
     other = build_frames(clips, limited, tmp_path, ledger=Ledger(), workers=1)
-    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == files
+    assert {f.name: f.read_bytes() for f in tmp_path.glob("frames-*")} == files
     assert all(np.array_equal(one.get(name)[0], other.get(name)[0]) for name in "abc")
 
 

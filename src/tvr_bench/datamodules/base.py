@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
+from tvr_bench.contents import Contents
 from tvr_bench.datamodules import tokens
 from tvr_bench.datamodules.items import Encoded, Items, Mirrored
 from tvr_bench.datamodules.loaders import retrieval_loaders, train_loader
@@ -65,6 +66,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         self.tokenizer = tokenizer
         self.ledger = ledger or Ledger()
         self.cache = Path(cfg.paths.cache)
+        self.contents = Contents(self.cache)
         self.seconds: dict[str, float] = {}
         self.start: dict[str, int] | None = None  # the epoch and batch that training starts with
         self._splits: dict[str, Split] = {}
@@ -214,6 +216,7 @@ class VideoTextDataModule(pl.LightningDataModule):
     def _read_text(self, splits: Sequence[str], part: Part) -> None:
         clips, spec, root = self._clips(splits), window_spec(self.cfg), self.cache / "ocr"
         how: dict[str, Any] = {"workers": self.workers, "ledger": self.ledger, "part": part}
+        how["contents"] = self.contents
         if given := given_spec(self.cfg):
             names = {clip.id: self.text_names(clip) for clip in clips}
             self._windows |= build_given(clips, names, given, spec, root, **how)
@@ -233,6 +236,7 @@ class VideoTextDataModule(pl.LightningDataModule):
                 workers=self.workers,
                 ledger=self.ledger,
                 part=part,
+                contents=self.contents,
             )
 
     def _open(self, name: str) -> Items:

@@ -1,33 +1,27 @@
 """The preflight of a data set: what is there, what can be read, and whether it is the papers' set.
 
-Every video is opened and decoded once, in parallel; what was seen of a file is kept by its content,
-so that a check that was stopped goes on, and a second one reads only what is new.
+Every video is opened, and the frames that a run would read are decoded (`check_videos.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts
 from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
+from tvr_bench.datamodules.check_videos import Facts, Look, look_at
 from tvr_bench.datamodules.types import Clip, Split
 from tvr_bench.errors import UserError
-from tvr_bench.files import Ledger, atomic_write, file_fingerprint, settings_hash
-from tvr_bench.media.video import open_video, segment_centres
-from tvr_bench.shards import Shard, run_shards
+from tvr_bench.files import Ledger, atomic_write
+from tvr_bench.settings import split_frames
 
 MANIFEST, LEDGER = "manifest.jsonl", "failures.jsonl"
-_SHARD = 32  # videos
-_FRAMES = 12  # decoded of each video, at the centres of equal segments
 _FAR = 2.0  # seconds that a video may differ from its annotation; keyframes round them
 _STAGE = "check"
-Facts = dict[str, Any]
 
 
 @dataclass
@@ -93,18 +87,18 @@ class Report:
 def check(data: VideoTextDataModule, out: Path, *, whole: bool = False) -> Report:
     """Return what is there of a data set, and write its manifest and its ledger to `out`.
 
-    `whole` decodes every frame of every video instead of twelve. Raises UserError where no split
-    can be read.
+    `whole` decodes every frame of every video, not only those that a run would read. Raises
+    UserError where no split can be read.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / LEDGER).unlink(missing_ok=True)
     ledger = Ledger(out / LEDGER)
     reports, splits = _read_splits(data)
-    clips = {clip.path: clip for split in splits.values() for clip in split.clips}
     facts = look_at(
-        [path for path in clips if path.is_file()],
+        [clip for split in splits.values() for clip in split.clips],
+        _look(data, whole),
         data.cache / "checks",
-        whole=whole,
+        data.contents,
         workers=data.workers,
     )
     for report in reports:
@@ -115,52 +109,9 @@ def check(data: VideoTextDataModule, out: Path, *, whole: bool = False) -> Repor
     return Report(data.cfg.data.name, reports, notes, out / MANIFEST, out / LEDGER, unlike)
 
 
-def look_at(
-    paths: Sequence[Path], cache: Path, *, whole: bool = False, workers: int = 0
-) -> dict[Path, Facts]:
-    """Return what each file holds: bytes, sha256, duration, size, fps, codec, or its `error`."""
-    keys = {path: settings_hash([file_fingerprint(path), whole]) for path in paths}
-    known = _load(cache)
-    todo = sorted({key: path for path, key in keys.items() if key not in known}.items())
-    groups = [tuple(todo[low : low + _SHARD]) for low in range(0, len(todo), _SHARD)]
-    shards = [
-        Shard(cache / f"{settings_hash([key for key, _ in group])}.json", group) for group in groups
-    ]
-    run_shards("check videos", shards, partial(_look_at_shard, whole=whole), workers=workers)
-    known |= _load(cache)
-    return {path: known[key] for path, key in keys.items()}
-
-
-def _load(cache: Path) -> dict[str, Facts]:
-    found: dict[str, Facts] = {}
-    for file in sorted(cache.glob("*.json")):
-        found |= json.loads(file.read_text(encoding="utf-8"))
-    return found
-
-
-def _look_at_shard(shard: Shard, tick: Callable[[], None], *, whole: bool) -> None:
-    found = {}
-    for key, path in shard.items:
-        found[key] = _look_at(path, whole)
-        tick()
-    atomic_write(shard.output, json.dumps(found))
-
-
-def _look_at(path: Path, whole: bool) -> Facts:
-    with open(path, "rb") as file:
-        facts: Facts = {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
-    try:
-        with open_video(path) as video:
-            facts |= asdict(video.info())
-            times = video.times if whole else segment_centres(video.duration, _FRAMES)
-            for low in range(0, len(times), 64):  # a whole video need not fit into memory
-                video.read(times[low : low + 64], (64, 64))
-    except UserError as error:
-        facts["error"] = str(error)
-    return facts
+def _look(data: VideoTextDataModule, whole: bool) -> Look:
+    counts = sorted({split_frames(data.cfg, name) for name in SPLITS})
+    return Look(tuple(counts), whole, data.cfg.video.timeout)
 
 
 def _read_splits(data: VideoTextDataModule) -> tuple[list[SplitReport], dict[str, Split]]:
@@ -199,18 +150,15 @@ def _expected(data: VideoTextDataModule) -> dict[str, float]:
 def _fill(
     report: SplitReport,
     split: Split,
-    facts: dict[Path, Facts],
+    facts: dict[Clip, Facts],
     ledger: Ledger,
     expected: dict[str, float],
 ) -> None:
     report.clips, report.captions = len(split.clips), len(split.queries)
     for clip in split.clips:
-        seen = facts.get(clip.path)
-        if seen is None:
-            report.missing.append(clip.id)
-            ledger.add(id=clip.id, path=str(clip.path), stage=_STAGE, error="no such file")
-        elif "error" in seen:
-            report.unreadable.append(clip.id)
+        seen = facts[clip]
+        if "error" in seen:
+            (report.unreadable if clip.path.is_file() else report.missing).append(clip.id)
             ledger.add(id=clip.id, path=str(clip.path), stage=_STAGE, error=seen["error"])
         else:
             report.seconds += _shown(clip, seen["duration"])
@@ -224,10 +172,10 @@ def _shown(clip: Clip, duration: float) -> float:
     return max(0.0, end - (clip.start or 0.0))
 
 
-def _write_manifest(path: Path, splits: dict[str, Split], facts: dict[Path, Facts]) -> None:
+def _write_manifest(path: Path, splits: dict[str, Split], facts: dict[Clip, Facts]) -> None:
     lines = (
         {"id": clip.id, "split": name, "path": str(clip.path), "start": clip.start, "end": clip.end}
-        | facts.get(clip.path, {"error": "no such file"})
+        | facts[clip]
         for name, split in splits.items()
         for clip in split.clips
     )

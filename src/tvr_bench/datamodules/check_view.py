@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tvr_bench.datamodules.check import Report, SplitReport, check
+from tvr_bench.files import settings_hash
 from tvr_bench.registry import dataset_class
 from tvr_bench.schema import Config
 
@@ -16,10 +19,13 @@ _NAMED = 5  # ids of a list that are printed
 
 
 def check_data(cfg: Config, out: Path | None, *, whole: bool = False) -> int:
-    """Check a data set and print what was found; return 0 if its scores are comparable, or 1."""
+    """Check a data set and print what was found; return 0 if its scores are comparable, or 1.
+
+    Manifest and ledger go to `out`, None: to a folder of these data settings under the cache.
+    """
     data = dataset_class(cfg.data.name)(cfg, scene_text=False)
     data.materialise()
-    report = check(data, out or Path("checks") / cfg.data.name, whole=whole)
+    report = check(data, out or _folder(cfg), whole=whole)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table(report))
     for one in report.splits:
@@ -33,6 +39,13 @@ def check_data(cfg: Config, out: Path | None, *, whole: bool = False) -> int:
     if report.ledger.exists():
         console.print(f"failures  {report.ledger}")
     return 0 if good else 1
+
+
+def _folder(cfg: Config) -> Path:
+    """Return where the check of these data leaves its files; other data have another folder."""
+    keys = OmegaConf.to_container(cast(Any, cfg).data, resolve=True)
+    named = settings_hash([keys, str(Path.cwd())])  # a path may be relative
+    return Path(cfg.paths.cache) / "reports" / f"{cfg.data.name}-{named}"
 
 
 def table(report: Report) -> Table:

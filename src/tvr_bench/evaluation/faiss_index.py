@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.search import Gallery, Searcher
-from tvr_bench.files import atomic_path, atomic_write, file_fingerprint
+from tvr_bench.files import atomic_path, atomic_write, file_sha256
 
 KINDS = ("flat", "hnsw")
 _LINKS, _BUILD_WIDTH, _SEARCH_WIDTH = 32, 80, 128  # of a graph: more is slower and misses less
@@ -31,7 +31,7 @@ class Side(BaseModel):
     """What a JSON file beside an index says; `recall` is the part of the k best that it finds."""
 
     kind: str
-    fingerprint: str
+    sha256: str
     recall: float
     k: int
     queries: int
@@ -96,7 +96,7 @@ def write_faiss(
         faiss.write_index(index, str(temporary))
     side = Side(
         kind=kind,
-        fingerprint=file_fingerprint(path),
+        sha256=file_sha256(path),
         recall=recall,
         k=k,
         queries=len(asked),
@@ -114,7 +114,7 @@ def read_faiss(path: Path | str) -> Gallery | FaissSearcher:
     faiss, path = _faiss(), Path(path)
     try:
         side = Side.model_validate_json(_side(path).read_bytes())
-        if file_fingerprint(path) != side.fingerprint:
+        if file_sha256(path) != side.sha256:
             raise UserError(f"{path} is not what was written; write the index again")
         index = faiss.read_index(str(path))
     except (OSError, RuntimeError, ValidationError) as error:

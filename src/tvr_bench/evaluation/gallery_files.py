@@ -1,6 +1,8 @@
 """A gallery in a folder: one safetensors file with its tensors, and one JSON file with its ids.
 
-The folder appears whole or not at all. M vectors, D width.
+The folder appears whole or not at all. The tensors are mapped, not read, so that they are held to
+their SHA-256 once and the folder remembers it (`contents.py`); one that cannot be written to is
+read whole each time. M vectors, D width.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tvr_bench.contents import Contents
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.coarse import Coarse
-from tvr_bench.files import atomic_path, atomic_write, file_fingerprint
+from tvr_bench.files import atomic_path, atomic_write, file_sha256, settings_hash
 
 TENSORS_FILE, HEADER_FILE = "gallery.safetensors", "gallery.json"
-_FORMAT, _VERSION = "tvr-bench gallery", 1
+_FORMAT, _VERSION = "tvr-bench gallery", 2
 
 
 class Header(BaseModel):
@@ -33,8 +36,9 @@ class Header(BaseModel):
     version: int
     shape: tuple[int, int]
     norms: tuple[float, float]
-    fingerprint: str
+    sha256: str
     ids: list[str]
+    ids_sha256: str
 
 
 def write_gallery(
@@ -61,8 +65,9 @@ def write_gallery(
             version=_VERSION,
             shape=(vectors.shape[0], vectors.shape[1]),
             norms=(float(coarse.norm.min()), float(coarse.norm.max())),
-            fingerprint=file_fingerprint(temporary / TENSORS_FILE),
+            sha256=file_sha256(temporary / TENSORS_FILE),
             ids=list(ids),
+            ids_sha256=settings_hash(list(ids), 64),
         )
         atomic_write(temporary / HEADER_FILE, header.model_dump_json())
         os.replace(temporary, folder)
@@ -85,7 +90,10 @@ def read_header(folder: Path) -> Header:
             raise UserError(
                 f"{path} is of version {found.get('version')}, not {_VERSION}; make it again"
             )
-        return Header.model_validate(found)
+        header = Header.model_validate(found)
+        if header.ids_sha256 != settings_hash(header.ids, 64):
+            raise UserError(f"{path} is not what was written; make the gallery again")
+        return header
     except (OSError, ValueError, RecursionError, ValidationError) as error:
         if isinstance(error, UserError):
             raise
@@ -99,7 +107,7 @@ def read_gallery(folder: Path) -> tuple[Tensor, list[str], Coarse, Tensor | None
     """
     header, path = read_header(folder), folder / TENSORS_FILE
     try:
-        if file_fingerprint(path) != header.fingerprint:
+        if Contents(folder).sha256(path) != header.sha256:
             raise UserError(f"{path} is not what was written; make the gallery again")
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

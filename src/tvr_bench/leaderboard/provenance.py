@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tvr_bench.errors import UserError
+from tvr_bench.files import file_sha256
 
 # untracked results and logs lie in the same checkout and change no result; these do
 _SOURCES = ("src", "configs", "setup.cfg", "pyproject.toml", "constraints.txt")
@@ -30,8 +30,7 @@ class GitState(NamedTuple):
 def checkpoint_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, 64 hex digits; UserError where it is not there."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(

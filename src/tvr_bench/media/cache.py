@@ -1,6 +1,6 @@
 """The frames of many clips, decoded once and kept: memory-mapped shards named by their content.
 
-A shard's name is a hash of the settings and of every clip's id, span and file fingerprint, so a
+A shard's name is a hash of the settings and of every clip's id, span and file content, so a
 changed clip or setting makes a new shard, and a copied or freshly cloned tree keeps its own. A clip
 that cannot be read is remembered in its shard with the reason and put on the ledger by every build,
 the ones that find the shard ready too. Nothing takes its place. A clip that took too long or ended
@@ -12,15 +12,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvr_bench.contents import Contents
 from tvr_bench.errors import UserError
-from tvr_bench.files import Ledger, file_fingerprint, settings_hash
+from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.demux import lost
 from tvr_bench.media.frameshard import (
     DamagedShard,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from tvr_bench.datamodules.types import Clip
 
 CODECS = ("raw", "jpeg")
-_VERSION = 1  # of what the reader returns; a change here rebuilds every shard
+READER = 2  # version of what reading a file gives: a change makes every cache anew
 _SHARD_BYTES = 128 << 20  # of frames that a worker holds at most
 _STAGE = "frames"
 _log = logging.getLogger(__name__)
@@ -143,15 +144,17 @@ def build_frames(
     shard_size: int = 64,
     check: bool = True,
     part: Part = WHOLE,
+    contents: Contents | None = None,
 ) -> FrameStore:
     """Decode what is not cached under `root` yet and return the store of all readable `clips`.
 
     Each clip that is not in the store is on `ledger`, stage "frames". A cached shard is read and
     checked against its checksum first, and built again where it is damaged; `check=False` leaves
-    that out, for a rank that comes after the one that built. With a
-    `part` the store holds that part's clips alone. Raises `UserError` where two clips share an id.
+    that out, for a rank that comes after the one that built. With a `part` the store holds that
+    part's clips alone. What the files hold is asked of `contents`, None: of a memory in `root`.
+    Raises `UserError` where two clips share an id.
     """
-    shards = part.of(_plan(clips, spec, root, shard_size))
+    shards = part.of(_plan(clips, spec, root, shard_size, contents or Contents(root)))
     for shard in shards:
         if check and shard.output.exists() and not _is_usable(shard.output, spec):
             shard.output.unlink(missing_ok=True)
@@ -165,29 +168,28 @@ def build_frames(
     return FrameStore(files)
 
 
-def _plan(clips: Sequence[Clip], spec: FrameSpec, root: Path, shard_size: int) -> list[Shard]:
+def _plan(
+    clips: Sequence[Clip], spec: FrameSpec, root: Path, shard_size: int, contents: Contents
+) -> list[Shard]:
     """Return the shards that hold `clips`; the same ones whatever the order of `clips`."""
     ordered = sorted(set(clips), key=lambda c: c.id)
     for one, other in pairwise(ordered):
         if one.id == other.id:
             raise UserError(f"two clips have the id '{one.id}': give each clip an id of its own")
-    fingerprint = cache(_fingerprint)  # many clips may be spans of one file
-    items = [(clip, fingerprint(clip.path)) for clip in ordered]
+    found = contents.of(clip.path for clip in ordered)
+    items = [(clip, _digest(found[clip.path])) for clip in ordered]
     size = max(1, min(shard_size, _SHARD_BYTES // spec.clip_bytes))
     return [_shard(items[i : i + size], spec, root) for i in range(0, len(items), size)]
 
 
-def _fingerprint(path: Path) -> str:
-    """Return what the file's content hashes to; "" where there is none, to be tried again later."""
-    try:
-        return file_fingerprint(path) if path.is_file() else ""  # reading a FIFO would hang
-    except OSError:
-        return ""
+def _digest(found: str | OSError) -> str:
+    """Return the SHA-256 of a clip's file; "" where there is none, to be tried again later."""
+    return "" if isinstance(found, OSError) else found
 
 
 def _shard(items: Sequence[tuple[Clip, str]], spec: FrameSpec, root: Path) -> Shard:
-    content = [[c.id, print_, c.start, c.end] for c, print_ in items]
-    name = settings_hash([_VERSION, spec.settings, content])
+    content = [[c.id, digest, c.start, c.end] for c, digest in items]
+    name = settings_hash([READER, spec.settings, content])
     return Shard(root / f"frames-{name}.safetensors", tuple(clip for clip, _ in items))
 
 

@@ -7,32 +7,32 @@ content and span, so a renamed, copied or newly added clip costs nothing or only
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tvr_bench.contents import Contents
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
-from tvr_bench.files import Ledger, atomic_write, file_fingerprint, settings_hash
+from tvr_bench.files import Ledger, settings_hash
+from tvr_bench.media.cache import READER
 from tvr_bench.media.demux import lost
 from tvr_bench.media.ocr import OcrEngine, Polygon, TextBox, create_engine, engine_version
 from tvr_bench.media.reading import SceneText, read_texts
 from tvr_bench.media.video import VideoError, probe, read_frames
 from tvr_bench.media.windows import Span, Window, WindowSpec, read_times, window_spans
 from tvr_bench.parts import WHOLE, Part
+from tvr_bench.records import Record, read_records, records_path, write_records
 from tvr_bench.shards import Shard, Tick, run_shards
 
 __all__ = ["Window", "WindowSpec", "build_windows", "read_windows", "window_spans"]
 
-Record = dict[str, Any]  # of one clip: {"windows": [[start, end, words], ...]} or {"error": ...}
-
-_VERSION = 2  # of this code: a change of what is read from the same clip raises it
+# A clip's record is {"windows": [[start, end, words], ...]} or {"error": ...}
+_VERSION = 3  # of this code: a change of what is read from the same clip raises it
 _LONGEST = 1280  # pixels: larger frames are read smaller, text worth a caption survives it
 _SHARD = 32  # clips
 
@@ -77,24 +77,25 @@ def build_windows(
     workers: int = 0,
     ledger: Ledger,
     part: Part = WHOLE,
+    contents: Contents | None = None,
 ) -> dict[str, list[str]]:
     """Return the W captions of each clip by its id, reading only what was never read before.
 
     A clip that cannot be read is absent and has a line in the ledger. `workers` processes share
-    the work, 0 is this process.
-    With a `part` only that part's clips are read. Raises UserError where the engine or its models
-    are missing.
+    the work, 0 is this process. With a `part` only that part's clips are read. What the files hold
+    is asked of `contents`, None: of a memory in `root`. Raises UserError where the engine or its
+    models are missing.
     """
     folder = root / _settings(spec)
-    keys = _keys(clips, ledger)
-    known = _load(folder, retry=lambda record: _is_worth_another_try(record, spec))
+    keys = _keys(clips, contents or Contents(root), ledger)
+    known = read_records(folder, retry=lambda record: _is_worth_another_try(record, spec))
     mine = [clip for clip in clips if clip.id in keys and part.holds(keys[clip.id])]
     todo = {keys[clip.id]: clip for clip in mine if keys[clip.id] not in known}
     if todo:
         shards = _shards(folder, list(todo.items()), workers)
         work = partial(_read_shard, spec=spec)
         run_shards("read scene text", shards, work, workers=workers, timeout=spec.timeout)
-        known |= _load(folder)
+        known |= read_records(folder)
     captions = {}
     for clip in clips:
         record = known.get(keys.get(clip.id, ""))
@@ -109,21 +110,19 @@ def _settings(spec: WindowSpec) -> str:
     """Return the hash of all that decides what is read from a clip, the models' content too."""
     values = asdict(spec) | {"weights": engine_version(spec.engine, spec.weights)}
     del values["timeout"]
-    return settings_hash({"code": _VERSION, **values})
+    return settings_hash({"code": _VERSION, "reader": READER, **values})
 
 
-def _keys(clips: Iterable[Clip], ledger: Ledger) -> dict[str, str]:
-    """Return the cache key of each clip whose file exists; the others go to the ledger."""
+def _keys(clips: Sequence[Clip], contents: Contents, ledger: Ledger) -> dict[str, str]:
+    """Return the cache key of each clip whose file can be read; the others go to the ledger."""
     keys = {}
+    found = contents.of(clip.path for clip in clips)
     for clip in clips:
-        try:
-            if clip.path.exists() and not clip.path.is_file():
-                raise OSError(f"{clip.path} is no regular file")  # reading a FIFO would hang
-            content = file_fingerprint(clip.path)
-        except OSError as error:
-            ledger.add(id=clip.id, path=str(clip.path), stage="ocr", error=error)
-            continue
-        keys[clip.id] = settings_hash([content, clip.start, clip.end])
+        content = found[clip.path]
+        if isinstance(content, OSError):
+            ledger.add(id=clip.id, path=str(clip.path), stage="ocr", error=content)
+        else:
+            keys[clip.id] = settings_hash([content, clip.start, clip.end])
     return keys
 
 
@@ -132,32 +131,11 @@ def _is_worth_another_try(record: Record, spec: WindowSpec) -> bool:
     return not record.get("lasting", True) or record.get("limit", spec.timeout) != spec.timeout
 
 
-def _load(folder: Path, *, retry: Callable[[Record], bool] | None = None) -> dict[str, Record]:
-    """Return all records; those that `retry` picks are forgotten first."""
-    records: dict[str, Record] = {}
-    for file in sorted(folder.glob("*.json")):
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:  # another process has just written it anew
-            continue
-        kept = {key: r for key, r in found.items() if not (retry and retry(r))}
-        if len(kept) < len(found):
-            atomic_write(_shard_path(folder, kept), json.dumps(kept))
-            file.unlink(missing_ok=True)
-            found = kept
-        records |= found
-    return records
-
-
-def _shard_path(folder: Path, keys: Iterable[str]) -> Path:
-    return folder / f"{settings_hash(list(keys))}.json"
-
-
 def _shards(folder: Path, items: list[tuple[str, Clip]], workers: int) -> list[Shard]:
     """Return the shards of the missing clips, several per worker so that all end together."""
     size = min(_SHARD, math.ceil(len(items) / (4 * max(1, workers))))
     groups = [tuple(items[low : low + size]) for low in range(0, len(items), size)]
-    return [Shard(_shard_path(folder, (key for key, _ in group)), group) for group in groups]
+    return [Shard(records_path(folder, dict(group)), group) for group in groups]
 
 
 def _read_shard(shard: Shard, tick: Tick, *, spec: WindowSpec) -> None:
@@ -171,7 +149,7 @@ def _read_shard(shard: Shard, tick: Tick, *, spec: WindowSpec) -> None:
         else:
             records[key] = _read_clip(clip, spec, engine)
         tick()
-    atomic_write(shard.output, json.dumps(records))
+    write_records(shard.output, records)
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,6 @@ in a window if it is on show in any part of it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,19 +21,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tvr_bench.contents import Contents
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
-from tvr_bench.files import Ledger, atomic_write, file_fingerprint, settings_hash
+from tvr_bench.files import Ledger, file_sha256, settings_hash
+from tvr_bench.media.cache import READER
 from tvr_bench.media.demux import lost
 from tvr_bench.media.given_files import Place, Text, read_kwai, read_tracks
 from tvr_bench.media.video import Video, open_video
 from tvr_bench.media.windows import Span, WindowSpec, window_spans
 from tvr_bench.parts import WHOLE, Part
+from tvr_bench.records import Record, read_records, records_path, write_records
 from tvr_bench.shards import Shard, Tick, run_shards
 
 TRACKS_FILE = "tracks.jsonl"
 
-_VERSION = 1  # of this code: a change of what comes of the same files raises it
+_VERSION = 2  # of this code: a change of what comes of the same files raises it
 _SHARD = 256  # clips
 _USED = ("windows", "xi", "min_score", "min_chars", "max_words")  # what of a WindowSpec matters
 _LATE = (1.05, 1.0)  # a text may end after the video by this factor and so many seconds
@@ -79,10 +80,12 @@ def build_given(
     workers: int = 0,
     ledger: Ledger,
     part: Part = WHOLE,
+    contents: Contents | None = None,
 ) -> dict[str, list[str]]:
     """Return the W window captions of each clip by its id; results are kept under `root`.
 
     `workers` processes share the work, 0 is this process; with a `part` only its clips are done.
+    What the files hold is asked of `contents`, None: of a memory in `root`.
 
     A clip whose video or text cannot be read, or that has no text file, is absent and has a line in
     the ledger. Raises UserError where no clip at all has text, and for a broken `tracks.jsonl`.
@@ -90,23 +93,23 @@ def build_given(
     check_given(given)
     found = _files(clips, names, given) if given.source == "kwai" else _tracks(names, given, spec)
     _check_found(clips, names, found, given)
-    keys = _keys(clips, found, names, given, ledger)
+    keys = _keys(clips, found, names, given, contents or Contents(root), ledger)
     folder = root / settings_hash(_settings(given, spec))
-    known = _load(folder, spec.timeout)
+    known = read_records(folder, retry=lambda r: r.get("limit", spec.timeout) != spec.timeout)
     mine = [clip for clip in clips if clip.id in keys and part.holds(keys[clip.id])]
     todo = {keys[c.id]: (c, found[c.id]) for c in mine if keys[c.id] not in known}
     if todo:
-        shards = _shards(folder, todo, workers, spec.timeout)
+        shards = _shards(folder, todo, workers)
         work = partial(_make_shard, given=given, spec=spec)
         run_shards("place scene text", shards, work, workers=workers, timeout=spec.timeout)
-        known |= _load(folder, spec.timeout)
+        known |= read_records(folder)
     return _captions(clips, keys, known, ledger)
 
 
 def _settings(given: GivenSpec, spec: WindowSpec) -> dict[str, Any]:
     values = asdict(spec)
     used = {name: values[name] for name in _USED}
-    return {"code": _VERSION, "source": given.source, "fps": given.fps, **used}
+    return {"code": _VERSION, "reader": READER, "source": given.source, "fps": given.fps, **used}
 
 
 def _files(clips: Sequence[Clip], names: Names, given: GivenSpec) -> dict[str, Source]:
@@ -173,65 +176,52 @@ def _missing(name: str, given: GivenSpec) -> str:
 
 
 def _keys(
-    clips: Iterable[Clip],
+    clips: Sequence[Clip],
     found: Mapping[str, Source],
     names: Names,
     given: GivenSpec,
+    contents: Contents,
     ledger: Ledger,
 ) -> dict[str, str]:
     """Return, per clip, a hash of its video, span and text; the ledger gets what is missing."""
     keys = {}
+    videos = contents.of(clip.path for clip in clips)
     for clip in clips:
         try:
             if clip.id not in found:
                 raise UserError(_missing(names[clip.id][0], given))
-            if clip.path.exists() and not clip.path.is_file():
-                raise OSError(f"{clip.path} is no regular file")  # reading a FIFO would hang
-            text = _digest(found[clip.id])
-            keys[clip.id] = settings_hash([file_fingerprint(clip.path), clip.start, clip.end, text])
+            video = videos[clip.path]
+            if isinstance(video, OSError):
+                raise video
+            keys[clip.id] = settings_hash([video, clip.start, clip.end, _digest(found[clip.id])])
         except (OSError, UserError) as error:
             ledger.add(id=clip.id, path=str(clip.path), stage="ocr", error=error)
     return keys
 
 
 def _digest(source: Source) -> str:
-    if not isinstance(source, Path):
-        return settings_hash(source)
-    with open(source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(source) if isinstance(source, Path) else settings_hash(source, 64)
 
 
-def _load(folder: Path, limit: float | None) -> dict[str, Any]:
-    """Return all records, but not of clips that took too long under another time limit."""
-    records: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        records |= {key: r for key, r in found.items() if r.get("limit", limit) == limit}
-    return records
-
-
-def _shards(
-    folder: Path, todo: Mapping[str, Any], workers: int, limit: float | None
-) -> list[Shard]:
+def _shards(folder: Path, todo: Mapping[str, Any], workers: int) -> list[Shard]:
     items = list(todo.items())
     size = min(_SHARD, math.ceil(len(items) / (4 * max(1, workers))))
     groups = [tuple(items[low : low + size]) for low in range(0, len(items), size)]
-    names = [settings_hash([limit, *(key for key, _ in group)]) for group in groups]
-    return [Shard(folder / f"{n}.json", g) for n, g in zip(names, groups, strict=True)]
+    return [Shard(records_path(folder, dict(group)), group) for group in groups]
 
 
 def _make_shard(shard: Shard, tick: Tick, *, given: GivenSpec, spec: WindowSpec) -> None:
-    records: dict[str, Any] = {}
+    records: dict[str, Record] = {}
     for position, (key, (clip, source)) in enumerate(shard.items):
         if reason := shard.lost.get(position):
             records[key] = {"error": str(lost(clip.path, reason)), "limit": spec.timeout}
         else:
             records[key] = _record(clip, source, given, spec)
         tick()
-    atomic_write(shard.output, json.dumps(records))
+    write_records(shard.output, records)
 
 
-def _record(clip: Clip, source: Source, given: GivenSpec, spec: WindowSpec) -> dict[str, Any]:
+def _record(clip: Clip, source: Source, given: GivenSpec, spec: WindowSpec) -> Record:
     try:
         return {"windows": window_words(clip, source, given, spec)}
     except UserError as error:  # it lies in the files, whose content the key holds
@@ -239,7 +229,7 @@ def _record(clip: Clip, source: Source, given: GivenSpec, spec: WindowSpec) -> d
 
 
 def _captions(
-    clips: Iterable[Clip], keys: Mapping[str, str], known: Mapping[str, Any], ledger: Ledger
+    clips: Iterable[Clip], keys: Mapping[str, str], known: Mapping[str, Record], ledger: Ledger
 ) -> dict[str, list[str]]:
     captions = {}
     for clip in clips:

@@ -8,7 +8,6 @@ for the same box, but for lines that run downwards, which are turned here and no
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 
 from tvr_bench.errors import UserError
+from tvr_bench.files import file_sha256
 from tvr_bench.media.ocr import LineReader, Polygon
 
 # File, where the library has it from, and sha256. The library lists an md5 alone, which it checks
@@ -150,8 +150,7 @@ def _folder(weights: str | None) -> Path:
 def _checked(folder: Path) -> Path:
     """Return `folder`; raise UserError for a weight file in it that is not the known one."""
     for name, url, sha256 in WEIGHTS:
-        with open(folder / name, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(folder / name)
         if found != sha256:
             raise UserError(
                 f"{folder / name} is not easyocr's (sha256 {found}, not {sha256}) and is not "

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from tvr_bench.errors import UserError
-from tvr_bench.files import file_fingerprint
+from tvr_bench.files import file_sha256
 from tvr_bench.media.ocr import LineReader, Polygon, join_spelled
 
 _GRID = 32  # the detector halves its input five times
@@ -142,7 +142,7 @@ class _Reading:
 def version(weights: str | None) -> str:
     """Return the library's version and the content of its models, without opening them."""
     models = _find_models(weights)
-    return "-".join((metadata.version("rapidocr"), *map(file_fingerprint, models)))
+    return "-".join((metadata.version("rapidocr"), *map(file_sha256, models)))
 
 
 class _Library:

@@ -7,7 +7,6 @@ half-precision there and float32 here.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tvr_bench.errors import UserError
+from tvr_bench.files import file_sha256
 from tvr_bench.models.layers.hub import OPENAI
 from tvr_bench.models.layers.torch_files import is_torchscript, read_state, read_torchscript
 
@@ -76,8 +76,7 @@ def _check_official(name: str, path: Path) -> None:
     if path.name not in OPENAI:
         return
     backbone, wanted = OPENAI[path.name]
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != wanted:
         raise UserError(
             f"{path} is not OpenAI's {path.name} (sha256 {found}, not {wanted}) and is not read; "
