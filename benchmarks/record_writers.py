@@ -31,9 +31,9 @@ import torch
 from tvr_bench.datamodules.types import Clip, Query, Split
 from tvr_bench.evaluation.evaluate import evaluate_features
 from tvr_bench.leaderboard.aggregate import Run
-from tvr_bench.leaderboard.grouping import read_settings
 from tvr_bench.leaderboard.record import RECORD_FILE, Record, save_record
 from tvr_bench.leaderboard.result import metrics_of, ranks_of
+from tvr_bench.leaderboard.run_settings import read_settings
 from tvr_bench.leaderboard.table import build_leaderboard, run_row
 
 TABLE, BOARD = "runs.csv", "leaderboard.csv"

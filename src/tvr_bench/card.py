@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from tvr_bench.leaderboard.grouping import protocol_words, read_settings
+from tvr_bench.leaderboard.grouping import data_name, protocol_words
 from tvr_bench.leaderboard.markdown import plain
 from tvr_bench.leaderboard.per_query import estimate
 from tvr_bench.leaderboard.record import STANDARD_METRICS, Record
+from tvr_bench.leaderboard.run_settings import settings_in
 from tvr_bench.published import CONFIG_FILE
 
 _DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
@@ -42,7 +43,7 @@ def write_card(record: Record, run_dir: Path, folder: Path, license: str | None)
     Raises UserError where the ranks cannot be read.
     """
     settings: Any = OmegaConf.load(folder / CONFIG_FILE)
-    data = plain(" ".join(part for part in (record.data.name, record.data.variant) if part))
+    data = plain(data_name(record))
     parts = [
         _front(record, license),
         f"# {plain(record.model.name)} on {data}",
@@ -117,7 +118,7 @@ def _data(record: Record, settings: Any) -> str:
     data = record.data
     train = "" if data.train_clips is None else f"{data.train_clips:,} training videos"
     lines = [
-        f"{plain(data.name)} {plain(data.variant)}".strip() + (f" ({plain(own)})" if own else ""),
+        plain(data_name(record)) + (f" ({plain(own)})" if own else ""),
         train,
         f"test annotations: SHA-256 `{data.annotations_sha256}`",
         f"missing {len(data.missing_ids):,}, unreadable {len(data.failed):,} test videos",
@@ -133,7 +134,7 @@ def _protocol(record: Record) -> str:
 
 
 def _settings(record: Record, folder: Path) -> str:
-    changes = read_settings(folder).changes().split()
+    changes = settings_in(record, folder).changes().split()
     cost = record.efficiency
     time = "" if not cost.train_s else f"trained for {cost.train_s / 60:.1f} minutes"
     lines = [

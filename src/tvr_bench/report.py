@@ -19,6 +19,7 @@ from tvr_bench.datamodules.types import Split
 from tvr_bench.evaluation import efficiency
 from tvr_bench.evaluation.evaluate import EvaluationResult
 from tvr_bench.leaderboard.console import print_report
+from tvr_bench.leaderboard.inputs import inputs_of
 from tvr_bench.leaderboard.provenance import checkpoint_sha256, collect_env, git_state
 from tvr_bench.leaderboard.record import (
     DataInfo,
@@ -30,6 +31,7 @@ from tvr_bench.leaderboard.record import (
     RunInfo,
 )
 from tvr_bench.leaderboard.result import metrics_of
+from tvr_bench.leaderboard.run_settings import settings_of
 from tvr_bench.leaderboard.table import LeaderboardPaths
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.schema import Config
@@ -52,6 +54,8 @@ def make_record(
 ) -> Record:
     """Return the record of one run; `result` must hold the features of the test split."""
     git = git_state(Path.cwd())
+    about = _model_info(cfg, model, weights)
+    pretrained = getattr(model.network, "pretrained", {})
     return Record(
         run=RunInfo(
             id=run_id,
@@ -63,12 +67,14 @@ def make_record(
             weights_of=Path(cfg.run.weights).name if cfg.run.weights else None,
             wall_s=wall_s,
         ),
-        model=_model_info(cfg, model, weights),
+        model=about,
         data=_data_info(cfg, data),
         protocol=protocol(cfg, data),
         metrics=metrics_of(result),
         efficiency=_efficiency(model, data, result, precision),
         phases=data.seconds,
+        settings=settings_of(cfg),
+        inputs=inputs_of(cfg, data, pretrained, about.checkpoint_sha256 or ""),
         env=collect_env(),
     )
 
@@ -131,6 +137,7 @@ def _data_info(cfg: Config, data: VideoTextDataModule) -> DataInfo:
     return DataInfo(
         name=cfg.data.name,
         variant=data.variant,
+        title=data.title,
         annotations_sha256=data.annotations_hash(SPLIT),
         clips=len(split.clips),
         queries=len(split.queries),

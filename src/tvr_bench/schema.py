@@ -5,25 +5,49 @@ A model's and a data set's own keys take their types from their YAML. Nothing he
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-# what changes no number: sections, and of the others keys that say where files lie and what the
-# machine does
-PLACES = ("run", "paths", "log")
-FOLDERS = ("root", "annotations", "videos", "given")
-MACHINE = (
-    *("workers", "prepare_workers", "threads", "log_every", "timeout"),
-    *("checkpoint_every", "max_skipped"),
-)
+# What changes no number, and why. Whatever is in none of these tells two systems apart, which
+# tests/leaderboard/test_row_tells_all.py holds every key to.
+PLACES = {  # sections
+    "run": "where results go; of `run.weights` a record says what those were trained on",
+    "paths": "where caches lie; they are keyed by content",
+    "log": "what is written beside the record",
+}
+FOLDERS = {  # keys of any section
+    "root": "a place; the captions and clips found there are in the record by hash",
+    "annotations": "a place, as root",
+    "videos": "a place, as root",
+    "given": "a place; the text found there is in the record by hash",
+}
+FILES = {  # a place too, which the record has by the name and the hash of what is in it
+    **FOLDERS,
+    "file": "the captions and clips in it are in the record by hash",
+    "statements": "the captions in it are in the record by hash",
+    "weights": "towers are in the record by hash; easyocr's files are held to known ones",
+    "region_file": "in the record by hash",
+    "global_file": "in the record by hash",
+    "text_file": "in the record by hash",
+    "lens_file": "in the record by hash",
+}
+MACHINE = {
+    "workers": "who loads a batch; its items are drawn by seed and epoch alone",
+    "prepare_workers": "who fills the caches; what is in them follows from the inputs",
+    "threads": "order of summation, within rounding; the record's environment has it",
+    "log_every": "lines of a log",
+    "timeout": "when a run or a clip is given up; clips that were are in the record",
+    "checkpoint_every": "a resumed run equals an uninterrupted one",
+    "max_skipped": "when a run is given up; one that ends skipped what it would have skipped",
+}
 # a test may run on another machine
 ELSEWHERE = (*MACHINE, "accelerator", "devices", "nodes", "strategy", "smoke")
 
 
-def numbers(settings: Mapping[str, Any], machine: Sequence[str] = MACHINE) -> dict[str, Any]:
+def numbers(settings: Mapping[str, Any], machine: Iterable[str] = MACHINE) -> dict[str, Any]:
     """Return those of resolved settings that can change a number, by section.
 
     Left out are sections of `PLACES`, and keys of a section that are in `FOLDERS` or `machine`.

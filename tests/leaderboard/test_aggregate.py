@@ -13,9 +13,9 @@ from leaderboard.fake_runs import make_split, write_run
 from tvr_bench.evaluation.significance import holm
 from tvr_bench.leaderboard.aggregate import Run, rank_groups, systems_of
 from tvr_bench.leaderboard.board import stage_curves
-from tvr_bench.leaderboard.grouping import RunSettings
 from tvr_bench.leaderboard.per_query import compare, estimate
 from tvr_bench.leaderboard.record import Record, load_ranks, load_record, save_record
+from tvr_bench.leaderboard.run_settings import RunSettings
 from tvr_bench.leaderboard.standing import (
     NOT_SIGNIFICANT,
     NOT_TESTED,
@@ -29,7 +29,7 @@ RecordFactory = Callable[..., Record]
 
 
 def _runs(records: list[Record], settings: str = "") -> list[Run]:
-    return [Run(Path("none"), r.run.id, r, RunSettings(settings)) for r in records]
+    return [Run(Path("none"), r.run.id, r, RunSettings({"x": settings})) for r in records]
 
 
 def _quality(r1: float, mnr: float = 7.0) -> dict[str, float]:

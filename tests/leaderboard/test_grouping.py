@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 from tvr_bench import config
-from tvr_bench.leaderboard.grouping import (
-    RunSettings,
-    group_hash,
-    protocol_key,
-    protocol_words,
-    read_settings,
-)
+from tvr_bench.leaderboard.grouping import group_hash, protocol_key, protocol_words
 from tvr_bench.leaderboard.record import Record
+from tvr_bench.leaderboard.run_settings import RunSettings, read_settings
 
 RecordFactory = Callable[..., Record]
 # each level holds the one before twice: a million leaves in a few hundred letters
@@ -123,7 +118,11 @@ def test_a_second_stage_may_be_left_out(tmp_path: Path) -> None:
 def test_changes_are_told_against_the_defaults_of_the_model(tmp_path: Path) -> None:
     assert _settings(tmp_path / "a").changes() == ""
     changed = ["trainer.epochs=3", "video.size=[32,48]", "ocr.xi=0.5", "seed=4", "data.preset=tiny"]
-    assert _settings(tmp_path / "b", *changed).changes() == "ocr.xi=0.5 trainer.epochs=3"
+    assert _settings(tmp_path / "b", *changed).changes() == (
+        "data.preset=tiny ocr.xi=0.5 trainer.epochs=3"
+    )
+    edition = RunSettings(_settings(tmp_path / "b", *changed).values, variant="tiny")
+    assert edition.changes() == "ocr.xi=0.5 trainer.epochs=3"
     assert _settings(tmp_path / "c", "trainer.steps=7").changes() == "trainer.steps=7"
 
 
@@ -141,6 +140,16 @@ def test_changes_are_told_against_the_defaults_of_the_model(tmp_path: Path) -> N
 def test_a_foreign_configuration_says_nothing_and_breaks_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     assert read_settings(tmp_path).changes() == ""
+
+
+def test_how_yaml_wraps_a_long_path_says_nothing(tmp_path: Path) -> None:
+    plain = _settings(tmp_path / "a")
+    place = " ".join(["a folder with a long name"] * 4)
+    for key in ("data.root", "ocr.given", "run.root", "paths.cache"):
+        override = f"{key}=/data/{place}" if key != "data.root" else f"data.root=/{place}/x"
+        data = ["data=csv"] if key == "data.root" else []
+        usual = _settings(tmp_path / f"usual {key}", *data) if data else plain
+        assert _settings(tmp_path / key, *data, override).digest == usual.digest
 
 
 def test_no_configuration_is_no_settings(tmp_path: Path) -> None:

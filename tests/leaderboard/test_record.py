@@ -122,7 +122,7 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         lambda data: data.replace(b"48.1", b"NaN"),
         lambda data: data.replace(b"48.1", b'"48.1"'),
         _edited(lambda content: content.pop("env")),
-        _edited(lambda content: content.update(schema_version=2)),
+        _edited(lambda content: content.update(schema_version=3)),
         _edited(lambda content: content["model"].update({"a\nb": 1})),
     ],
 )

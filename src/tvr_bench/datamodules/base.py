@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from tvr_bench.contents import Contents
 from tvr_bench.datamodules import tokens
+from tvr_bench.datamodules.contents import contents_hash, same_file
 from tvr_bench.datamodules.items import Encoded, Items, Mirrored
 from tvr_bench.datamodules.loaders import retrieval_loaders, train_loader
 from tvr_bench.datamodules.refusals import check_bad_fraction, check_missing, check_sources
@@ -90,6 +91,15 @@ class VideoTextDataModule(pl.LightningDataModule):
         """Which edition or fold this is, such as `1ka`; numbers of two are not compared."""
         return ""
 
+    @property
+    def title(self) -> str:
+        """What its user calls it, such as a file's name; "" where the name of the data set does."""
+        return ""
+
+    def units(self, split: Split) -> dict[str, str]:
+        """Return by clip id what it shares its luck with: intervals draw such clips together."""
+        return same_file(split.clips)
+
     def mirror(self, caption: str) -> str:
         """Return what is true of a clip in a mirror: left is right there, and clockwise turns."""
         return re.sub(rf"\b({'|'.join(_MIRRORED)})\b", lambda m: _MIRRORED[m[1]], caption)
@@ -157,6 +167,10 @@ class VideoTextDataModule(pl.LightningDataModule):
     def annotations_hash(self, name: str) -> str:
         """Return the SHA-256, as hex, of the sorted (caption, clip id) pairs of a split."""
         return settings_hash(sorted((q.text, q.clip_id) for q in self.split(name).queries), 64)
+
+    def contents_hash(self, name: str) -> str:
+        """Return the SHA-256, as hex, of a split's clips with their spans and of its captions."""
+        return contents_hash(self.split(name))
 
     @property
     def prepared(self) -> tuple[str, ...]:

@@ -54,6 +54,11 @@ class CsvDataModule(VideoTextDataModule):
             raise UserError(f"data.root={root} is no folder; give the folder of the videos")
         return build_split(name, assign_splits(read_rows(Path(self.cfg.data.file))), root)
 
+    @property
+    def title(self) -> str:
+        """The file's name."""
+        return Path(self.cfg.data.file).name
+
     def text_names(self, clip: Clip) -> tuple[str, ...]:
         """Return the video as the CSV has it, that without its suffix, and the clip's id."""
         video = clip.path.relative_to(self._root())

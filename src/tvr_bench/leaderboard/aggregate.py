@@ -16,8 +16,10 @@ from typing import Any
 
 from tvr_bench.evaluation.significance import mean_sd
 from tvr_bench.files import settings_hash
-from tvr_bench.leaderboard.grouping import RunSettings, group_hash, protocol_key, protocol_words
+from tvr_bench.leaderboard.apart import made_of, said, tell_apart
+from tvr_bench.leaderboard.grouping import group_hash, protocol_key, protocol_words
 from tvr_bench.leaderboard.record import STANDARD_METRICS, Efficiency, Record
+from tvr_bench.leaderboard.run_settings import RunSettings
 from tvr_bench.leaderboard.standing import QueryStats, Sample, add_standing, load_stats
 
 Row = dict[str, Any]
@@ -43,17 +45,22 @@ class Run:
     @cached_property
     def system(self) -> str:
         """12 hex digits that two runs share only where they are one system but for the seed."""
-        return settings_hash([self.group, *self._model(), self.settings.digest], 12)
+        return settings_hash([self.group, *self._model(), self.parts], 12)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """All that makes it another system than the next run: settings and hashes of inputs."""
+        return made_of(self.record, self.settings)
 
     @cached_property
     def family(self) -> str:
         """12 hex digits that two runs share only where no more than the second stage differs."""
         group = group_hash(self.record, without=frozenset({"two_stage"}))
-        return settings_hash([group, *self._model(), self.settings.without_two_stages().digest], 12)
+        parts = made_of(self.record, self.settings.without_two_stages())
+        return settings_hash([group, *self._model(), parts], 12)
 
     def _model(self) -> list[Any]:
-        model, ocr = self.record.model, self.record.protocol.ocr
-        return [model.name, model.backbone, model.params, ocr.model_dump(mode="json")]
+        return [self.record.model.name, self.record.model.backbone]
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ def rank_groups(systems: Sequence[System]) -> tuple[list[Group], list[str]]:
     for _, found in groupby(pairs, key=lambda pair: _place(pair[0])):
         members = list(found)
         rows = [row for row, _ in members]
+        tell_apart(rows, [system.runs[-1].parts for _, system in members])
         stats: list[QueryStats | None] = []
         for _, system in members:
             values, faults = load_stats([(run.path, run.record) for run in system.runs])
@@ -132,12 +140,14 @@ def identity(run: Run) -> Row:
         "group": run.group,
         "data": data.name,
         "variant": data.variant,
+        "title": data.title,
+        "annotations": data.annotations_sha256,
         "split": record.protocol.split,
         "protocol": protocol_key(record),
         "model": record.model.name,
         "backbone": record.model.backbone,
         "ocr": ocr.engine if ocr.enabled else "none",
-        "settings": run.settings.changes(),
+        "settings": said(record, run.settings),
         "system": run.system,
     }
 

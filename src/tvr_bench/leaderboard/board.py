@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvr_bench.leaderboard.aggregate import Group, Row, System
+from tvr_bench.leaderboard.page_cells import shorten
 from tvr_bench.leaderboard.reported import Reported
 
 
@@ -27,6 +28,34 @@ class Board:
     curves: list[StageCurve]
     reported: list[Reported]
     warnings: list[str]
+
+
+def group_name(rows: Sequence[Row]) -> str:
+    """Return what was tested: the data set, its edition, what its users call it, and the split."""
+    first = rows[0]
+    called = sorted({str(row["title"]) for row in rows if row["title"]})
+    parts = [first["data"], first["variant"], " = ".join(called)]
+    return f"{' '.join(shorten(part) for part in parts if part)}, {shorten(first['split'])}"
+
+
+def titles(groups: Sequence[Group]) -> list[str]:
+    """Return the names of groups with, where some share one, the phrases that set these apart.
+
+    Where no phrase does, it is the annotations, by their hash.
+    """
+    names = [group_name(group.rows) for group in groups]
+    shared: dict[str, set[str]] = {}
+    for name, group in zip(names, groups, strict=True):
+        shared[name] = shared.get(name, set(group.protocol)) & set(group.protocol)
+    found = [
+        ", ".join([name, *(shorten(p) for p in group.protocol if p not in shared[name])])
+        for name, group in zip(names, groups, strict=True)
+    ]
+    marks = [f"annotations {str(group.rows[0]['annotations'])[:8]}" for group in groups]
+    return [
+        title if found.count(title) == 1 else f"{title}, {mark}"
+        for title, mark in zip(found, marks, strict=True)
+    ]
 
 
 def stage_curves(groups: Sequence[Group], systems: Sequence[System]) -> list[StageCurve]:

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tvr_bench.leaderboard.grouping import data_name
 from tvr_bench.leaderboard.record import STANDARD_METRICS, Record, SkillMetrics
 
 _DIRECTIONS = {"t2v": "text -> video", "v2t": "video -> text"}
@@ -46,11 +47,10 @@ def report_text(record: Record, files: Mapping[str, Path], width: int = 80) -> s
 
 
 def _title(record: Record) -> Text:
-    data = " ".join(part for part in (record.data.name, record.data.variant) if part)
     return Text.assemble(
         " ",
         (_clean(record.model.name), "bold"),
-        _clean(f" on {data} {record.protocol.split}: "),
+        _clean(f" on {data_name(record)} {record.protocol.split}: "),
         f"{record.data.queries} queries, {record.data.clips} videos, seed {record.run.seed}",
     )
 

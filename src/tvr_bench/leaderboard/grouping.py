@@ -2,39 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from itertools import islice
-from pathlib import Path
-from typing import Any
-
-import yaml
-
-from tvr_bench import config
-from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.record import Record
-from tvr_bench.schema import FOLDERS, MACHINE, PLACES
-
-CONFIG_FILE = "config.yaml"
-_LARGEST_CONFIG = 1_000_000  # bytes
-_MOST_KEYS = 2_000
-# A run's settings without its seed, its folders and what only the machine has to do with. Matched
-# in the text, which `to_yaml` always writes alike: parsing a thousand of them takes seconds.
-_OF_THE_RUN = re.compile(
-    rf"^(?:seed|{'|'.join(PLACES)}):.*\n(?:[ -].*\n)*|^  (?:{'|'.join((*FOLDERS, *MACHINE))}):.*\n",
-    re.MULTILINE,
-)
-_OF_TWO_STAGES = re.compile(r"^ +\w*(?:two_stage|top_k)\w*:.*\n", re.MULTILINE)
-# settings that columns of their own show, or the protocol
-_SHOWN = (
-    *("track", "model.name", "backbone.name", "ocr.enabled", "ocr.engine", "ocr.source"),
-    *("video.frames", "video.size", "text.words", "eval.selection", "eval.frames"),
-    *("eval.captions", "eval.two_stage", "eval.parity", "eval.v2t"),
-)
 
 _CAPTIONS = {
     "single": "one caption per video",
@@ -47,6 +16,12 @@ _SELECTION = {
     "last": "after the last step",
     "best_test": "best on test (only to repeat a paper's protocol)",
 }
+
+
+def data_name(record: Record) -> str:
+    """Return the data set with its edition and what its user calls it, e.g. `csv clips.csv`."""
+    data = record.data
+    return " ".join(part for part in (data.name, data.variant, data.title) if part)
 
 
 def protocol_key(record: Record) -> str:
@@ -106,96 +81,3 @@ def group_hash(record: Record, *, without: frozenset[str] = frozenset()) -> str:
             "protocol": record.protocol.model_dump(mode="json", exclude={"ocr", *without}),
         }
     )
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run's configuration says of its system: all of it but seed, folders and machine."""
-
-    text: str
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits that depend on the settings alone; "" where a run has none."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16] if self.text else ""
-
-    def without_two_stages(self) -> RunSettings:
-        """Return the settings but for those of a second stage."""
-        return RunSettings(_OF_TWO_STAGES.sub("", self.text))
-
-    def changes(self) -> str:
-        """Return `key=value` of what is not the default of the model, the data set and the track.
-
-        What a column of its own shows is not repeated. Empty where there is nothing to compare.
-        """
-        return _changes(self.text)
-
-
-def read_settings(run_dir: Path) -> RunSettings:
-    """Return the settings of a run's folder, empty where it holds none that can be read."""
-    path = run_dir / CONFIG_FILE
-    try:
-        if not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
-            return RunSettings("")
-        return _of_text(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return RunSettings("")
-
-
-@cache
-def _changes(text: str) -> str:
-    own = _flat(text)
-    usual = _usual(own)
-    if usual is None:
-        return ""
-    return " ".join(
-        f"{key}={value}"
-        for key, value in own.items()
-        if usual.get(key) != value and key not in _SHOWN and not key.startswith("data.")
-    )
-
-
-def _of_text(text: str) -> RunSettings:
-    return RunSettings(_OF_THE_RUN.sub("", text))
-
-
-def _usual(own: Mapping[str, str]) -> Mapping[str, str] | None:
-    """Return the flat settings of a plain run of the same model, data set, track and backbone."""
-    names = [f"{key}={own[key]}" for key in ("model.name", "data.name", "track") if own.get(key)]
-    towers = own.get("backbone.name")
-    with_towers = _defaults((*names, f"backbone.name={towers}")) if towers else None
-    return with_towers or (_defaults(tuple(names)) if len(names) > 1 else None)
-
-
-@cache
-def _defaults(chosen: tuple[str, ...]) -> Mapping[str, str] | None:
-    try:
-        return _flat(_of_text(config.to_yaml(config.load(chosen))).text)
-    except UserError:
-        return None
-
-
-def _flat(text: str) -> dict[str, str]:
-    """Return `section.key` -> value as a person would type it; empty for what is no mapping."""
-    try:
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        # aliases can make a short text a tree without end
-        return dict(islice(_leaves(content, ""), _MOST_KEYS))
-    except (yaml.YAMLError, RecursionError):
-        return {}
-
-
-def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    elif prefix and isinstance(node, list):
-        yield prefix, f"[{','.join(_scalar(v) for v in node if not isinstance(v, (dict, list)))}]"
-    elif prefix:
-        yield prefix, _scalar(node)
-
-
-def _scalar(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

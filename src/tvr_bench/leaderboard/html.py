@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tvr_bench.leaderboard.aggregate import Group
-from tvr_bench.leaderboard.board import Board, StageCurve
+from tvr_bench.leaderboard.board import Board, StageCurve, group_name, titles
 from tvr_bench.leaderboard.chart import Chart
 from tvr_bench.leaderboard.figures import cost_chart, skill_chart, stage_chart, styles_of
 from tvr_bench.leaderboard.markdown import skills_of
@@ -58,29 +58,12 @@ def render_html(board: Board) -> str:
         systems=len(models),
         groups=[
             _group(group, title, styles)
-            for group, title in zip(board.groups, _titles(board.groups), strict=True)
+            for group, title in zip(board.groups, titles(board.groups), strict=True)
         ],
         stages=_stages(board.curves, styles),
         reported=_reported(board.reported),
         warnings=[shorten(warning, 400) for warning in board.warnings],
     )
-
-
-def _titles(groups: Sequence[Group]) -> list[str]:
-    """Return data, split and, of groups that share these, the phrases that set them apart."""
-    plain = [_data_name(group.rows[0]) for group in groups]
-    shared: dict[str, set[str]] = {}
-    for name, group in zip(plain, groups, strict=True):
-        shared[name] = shared.get(name, set(group.protocol)) & set(group.protocol)
-    return [
-        ", ".join([name, *(shorten(p) for p in group.protocol if p not in shared[name])])
-        for name, group in zip(plain, groups, strict=True)
-    ]
-
-
-def _data_name(row: Row) -> str:
-    name = " ".join(shorten(row[key]) for key in ("data", "variant") if row[key])
-    return f"{name}, {shorten(row['split'])}"
 
 
 def _group(group: Group, title: str, styles: dict[str, int]) -> dict[str, Any]:
@@ -116,7 +99,7 @@ def _stages(curves: Sequence[StageCurve], styles: dict[str, int]) -> list[dict[s
     """Return a chart and a table per data set: curves of two are never drawn together."""
     by_data: dict[str, list[StageCurve]] = {}
     for curve in curves:
-        by_data.setdefault(_data_name(curve.rows[0]), []).append(curve)
+        by_data.setdefault(group_name(curve.rows), []).append(curve)
     return [
         {"chart": stage_chart(mine, styles, name), "table": stage_table(mine, styles)}
         for name, mine in by_data.items()

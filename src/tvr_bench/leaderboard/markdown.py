@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from tvr_bench.leaderboard.board import Board
+from tvr_bench.leaderboard.board import Board, titles
 from tvr_bench.leaderboard.record import STANDARD_METRICS
 from tvr_bench.leaderboard.reported import CONFIDENCE, METRICS, Reported, as_printed
 
@@ -40,8 +40,8 @@ _NAMES = ("model", "settings", "backbone", "OCR", "lead over the next", "device"
 def render_markdown(board: Board) -> str:
     """Return the whole page."""
     parts = [_HEAD]
-    for group in board.groups:
-        parts.append(_section(group.rows, group.protocol))
+    for group, title in zip(board.groups, titles(board.groups), strict=True):
+        parts.append(_section(title, group.rows, group.protocol))
     if not board.groups:
         parts.append("\nNo run has left a record yet.\n")
     if board.reported:
@@ -52,11 +52,10 @@ def render_markdown(board: Board) -> str:
     return "".join([*parts, _FOOT])
 
 
-def _section(rows: list[Row], protocol: Sequence[str]) -> str:
+def _section(title: str, rows: list[Row], protocol: Sequence[str]) -> str:
     first = rows[0]
-    name = " ".join(plain(first[key]) for key in ("data", "variant") if first[key])
     lines = [
-        f"\n## {name}, {plain(first['split'])}\n",
+        f"\n## {plain(title)}\n",
         f"{first['queries']} queries, {first['clips']} videos; {plain(', '.join(protocol))}. "
         f"Group `{first['group']}`.\n",
         *_table(rows, [*_named(rows), *_quality()]),

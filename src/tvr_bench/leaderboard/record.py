@@ -66,13 +66,15 @@ class ModelInfo(_Part):
 class DataInfo(_Part):
     """On what it was tested.
 
-    `variant` is a preset, edition or fold (`small`, `1k-A`). `clips` and `queries` count the
+    `variant` is a preset, edition or fold (`small`, `1k-A`), `title` what its user calls it (a
+    file's name). `clips` and `queries` count the
     tested split whole. `missing_ids` have no file, `failed` could not be read: both stay in the
     gallery and count as misses. `failures` are ledger lines over all splits, by stage.
     """
 
     name: str
     variant: str = ""
+    title: str = ""
     annotations_sha256: Sha256
     clips: Count
     queries: Count
@@ -119,6 +121,13 @@ class Protocol(_Part):
     parity: Literal["none", "eercf"] = "none"
     v2t: Literal["caption", "group"] = "caption"
     ocr: OcrInfo = OcrInfo(enabled=False)
+
+
+class Input(_Part):
+    """Something that a run was given: what people call it, and the SHA-256 of what is in it."""
+
+    name: str
+    sha256: Sha256
 
 
 class SkillMetrics(_Part):
@@ -190,9 +199,14 @@ class Efficiency(_Part):
 
 
 class Record(_Part):
-    """The whole result of one run; `ranks` names the file of per-query ranks beside it."""
+    """The whole result of one run; `ranks` names the file of per-query ranks beside it.
 
-    schema_version: Literal[1] = 1
+    `settings` are those that can change a number, flat and without the seed; `inputs` what they do
+    not say (see `inputs.py`); `notes` what to know before the result is quoted. Version 1 has none
+    of the three.
+    """
+
+    schema_version: Literal[1, 2] = 2
     run: RunInfo
     model: ModelInfo
     data: DataInfo
@@ -201,6 +215,9 @@ class Record(_Part):
     efficiency: Efficiency
     phases: dict[str, Seconds] = {}
     ranks: Name = "ranks.npz"
+    settings: dict[str, str] = {}
+    inputs: dict[str, Input] = {}
+    notes: list[str] = []
     env: dict[str, str]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_bench.launch.grid import Cell, Sweep, Value
 from tvr_bench.leaderboard.canvas import Canvas, readable, wrap
+from tvr_bench.leaderboard.grouping import data_name
 from tvr_bench.leaderboard.sweep_report import (
     Measured,
     Summary,
@@ -77,7 +78,7 @@ def _measured_panel(sweep: Sweep, measured: Sequence[Measured]) -> _Panel:
     first = next(record for one in measured for record in one.records.values())
     counts = sorted({len(one.records) for one in measured if one.records})
     seeds = "-".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
-    data = f"{first.data.name} {first.data.variant}".strip()
+    data = data_name(first)
     shown = "mean ± s.d." if counts[-1] > 1 else "one run each"
     title = (f"measured here: {data}", f"{shown}, {seeds} seed{'' if seeds == '1' else 's'}")
     return _Panel(title, sweep.plot, values)

@@ -19,6 +19,7 @@ from tvr_bench.errors import UserError, nearest
 from tvr_bench.evaluation.significance import mean_sd
 from tvr_bench.files import atomic_write
 from tvr_bench.launch.grid import Cell, PaperTable, Sweep, show
+from tvr_bench.leaderboard.grouping import data_name
 from tvr_bench.leaderboard.markdown import plain
 from tvr_bench.leaderboard.record import STANDARD_METRICS, Efficiency, Record
 
@@ -247,7 +248,7 @@ def _row(sweep: Sweep, one: Measured, sign: str = " +- ") -> list[str]:
 def _conditions(measured: Sequence[Measured]) -> str:
     records = [record for one in measured for record in one.records.values()]
     data = {
-        f"{plain(' '.join((r.data.name, r.data.variant)).strip())}, {r.protocol.split}: "
+        f"{plain(data_name(r))}, {r.protocol.split}: "
         f"{r.data.queries} queries, {r.data.clips} videos"
         for r in records
     }

@@ -28,13 +28,13 @@ from tvr_bench.leaderboard.aggregate import (
     systems_of,
 )
 from tvr_bench.leaderboard.board import Board, stage_curves
-from tvr_bench.leaderboard.grouping import read_settings
 from tvr_bench.leaderboard.html import render_html
 from tvr_bench.leaderboard.markdown import render_markdown
 from tvr_bench.leaderboard.record import RECORD_FILE, STANDARD_METRICS, Efficiency, load_record
 from tvr_bench.leaderboard.reported import read_reported, reported_row
+from tvr_bench.leaderboard.run_settings import settings_in
 
-_PLACE = ("group", "data", "variant", "split", "protocol")
+_PLACE = ("group", "data", "variant", "title", "annotations", "split", "protocol")
 _NAME = ("model", "backbone", "ocr", "settings", "system")
 _METRICS = tuple(f"{d}_{name}" for d in DIRECTIONS for name in STANDARD_METRICS)
 _COST = ("params", "trainable_params", *Efficiency.model_fields)
@@ -133,7 +133,7 @@ def read_runs(runs_root: Path) -> tuple[list[Run], list[str]]:
                 f"left out of the leaderboard: {path} repeats run {record.run.id} of {first}"
             )
             continue
-        runs.append(Run(path.parent, folder, record, read_settings(path.parent)))
+        runs.append(Run(path.parent, folder, record, settings_in(record, path.parent)))
     return runs, warnings
 
 

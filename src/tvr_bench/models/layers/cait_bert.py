@@ -86,6 +86,8 @@ class CaitBertBackbone(nn.Module):
             self.register_buffer(key, value, persistent=False)
         sizes = towers.select(self.text.config.to_dict(), _TEXT_SIZES)
         self.shapes = {_IMAGE: _image_shape(self.image), _TEXT: sizes}
+        parts = ((_IMAGE, image, self.image), (_TEXT, text, self.text))
+        self.pretrained = {part: towers.content(t) for part, kept, t in parts if kept is None}
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, D] (the CLS token) and word [B, L, D] features."""

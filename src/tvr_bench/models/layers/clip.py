@@ -97,6 +97,7 @@ class ClipBackbone(nn.Module):
         self.dim = int(config.projection_dim)
         self.words = int(config.text_config.max_position_embeddings)  # most that a text may have
         self.shapes = {_PART: _shape(config)}
+        self.pretrained = {} if shape else {_PART: towers.content(self.clip)}
         self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 

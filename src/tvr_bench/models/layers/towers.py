@@ -6,12 +6,16 @@ the name of an activation are kept, and nothing else is taken from such a file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
@@ -65,6 +69,15 @@ def save(shapes: Mapping[str, Shape], folder: Path) -> None:
     """Write the shapes of a model's towers, by part, below `folder`."""
     for part, shape in shapes.items():
         atomic_write(folder / FOLDER / f"{part}.json", json.dumps(shape, indent=1) + "\n")
+
+
+def content(tower: nn.Module) -> str:
+    """Return the SHA-256, as hex, of a tower's weights, whatever kind of file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tower.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def impossible(part: str, error: BaseException) -> UserError:
