@@ -38,10 +38,7 @@ class _Part(BaseModel):
 
 
 class RunInfo(_Part):
-    """Which run this was; `git` and `dirty` are None outside of a checkout.
-
-    `weights_of` is the run whose weights were tested, where this one trained none.
-    """
+    """Which run this was; `weights_of` is whose weights were tested, where this one trained none."""
 
     id: Name
     date: AwareDatetime
@@ -102,11 +99,11 @@ class OcrInfo(_Part):
 class Protocol(_Part):
     """How a number was made; numbers compare only where all of this but `ocr` is equal.
 
-    `ocr` is a model's input, like its frames' motion, and not a rule of the test.
-    `track` is controlled (the same towers and schedule for every model) or paper (the model's own);
-    `resolution` is (height, width), `two_stage` the k of a second stage over the top k. A `parity`
-    repeats how a paper's released code ranks, for comparison with its numbers only. `v2t` says how
-    the many captions of a video compete: each by itself, or as a group by their best score.
+    `ocr` is a model's input, not a rule of the test. `track` is controlled (the same towers and
+    schedule for every model) or paper (the model's own); `resolution` is (height, width),
+    `two_stage` the k of a second stage over the top k. A `parity` repeats how a paper's released
+    code ranks, for comparison with its numbers only. `v2t` says how the many captions of a video
+    compete: each by itself, or as a group by their best score.
     """
 
     split: str
@@ -124,7 +121,7 @@ class Protocol(_Part):
 
 
 class Input(_Part):
-    """Something that a run was given: what people call it, and the SHA-256 of what is in it."""
+    """Something that a run was given: what people call it, and a hash of what is in it."""
 
     name: str
     sha256: Sha256
@@ -201,9 +198,8 @@ class Efficiency(_Part):
 class Record(_Part):
     """The whole result of one run; `ranks` names the file of per-query ranks beside it.
 
-    `settings` are those that can change a number, flat and without the seed; `inputs` what they do
-    not say (see `inputs.py`); `notes` what to know before the result is quoted. Version 1 has none
-    of the three.
+    `settings` are flat, without what changes no number; `inputs` what they do not say, by content;
+    `notes` what to know before the result is quoted. Version 1 has none of the three.
     """
 
     schema_version: Literal[1, 2] = 2
@@ -248,7 +244,7 @@ def save_record(record: Record, run_dir: Path, ranks: Mapping[str, np.ndarray]) 
 def load_record(path: Path) -> Record:
     """Read a record from its file or its run folder.
 
-    Raises UserError, in one line, where there is none or it is not a record of this version.
+    Raises UserError, in one line, where there is none or it is of no known version.
     """
     path = path / RECORD_FILE if path.is_dir() else path
     try:
@@ -259,9 +255,8 @@ def load_record(path: Path) -> Record:
         return Record.model_validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"cannot read the record {path}: {reason}; check its permissions"
-        ) from error
+        text = f"cannot read the record {path}: {reason}; check its permissions"
+        raise UserError(text) from error
     except ValidationError as error:
         raise UserError(
             f"{path} is not a whole record of this version ({_first_fault(error)}); "
