@@ -106,7 +106,7 @@ def measure(
     scenes: Sequence[Scene], root: Path, spec: WindowSpec, every: int
 ) -> tuple[Score, Score, Score]:
     """Return the scores of windows on all videos, of windows and of all frames on each `every`."""
-    engine = create_engine(spec.engine, side=spec.side, weights=spec.weights)
+    engine = create_engine(spec.engine, **spec.engine_options)
     engine.read(np.zeros((160, 224, 3), np.uint8))
     everything, windowed, framed = Score(), Score(), Score()
     for i, scene in enumerate(scenes):

@@ -202,6 +202,19 @@ def test_ocr_hands_its_videos_and_settings_on(
     assert (spec.windows, spec.engine, as_json) == (3, "easyocr", True)
 
 
+def test_ocr_opens_the_engine_with_all_of_its_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tvr_bench.media import windows_view
+
+    seen = {}
+    monkeypatch.setattr(windows_view, "create_engine", lambda name, **how: seen.update(how))
+    words = ["ocr.half=true", "ocr.side=640", "ocr.weights=/w", "--engine", "easyocr"]
+    assert main(["ocr", "there-is-none.mp4", *words]) == 2
+    assert (seen["half"], seen["side"], seen["weights"]) == (True, 640, "/w")
+    capsys.readouterr()
+
+
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

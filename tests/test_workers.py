@@ -15,6 +15,7 @@ import pytest
 
 from tvr_bench.files import atomic_write
 from tvr_bench.shards import Shard, Tick, run_shards
+from tvr_bench.workers import place
 
 
 def act(item: str) -> None:
@@ -120,3 +121,25 @@ def test_the_error_of_a_worker_says_where_it_arose(root: Path) -> None:
     with pytest.raises(AttributeError, match="startswith") as error:
         run_shards("acts", shards, partial(work, log=root / "log"), workers=1, timeout=30.0)
     assert any("test_workers.py" in note for note in error.value.__notes__)
+
+
+def note_place(shard: Shard, tick: Tick) -> None:
+    """Write this worker's place; the first to be asked waits and is killed."""
+    with open(shard.output.with_name("places"), "a") as file:
+        file.write(f"{shard.output.stem} {place()}\n")
+    for position, item in enumerate(shard.items):
+        if position not in shard.lost:
+            time.sleep(0.5)
+            act(item)
+        tick()
+    atomic_write(shard.output, "done")
+
+
+def test_workers_have_places_and_a_new_one_takes_that_of_the_lost(root: Path) -> None:
+    names = {"a": "kill", "b": "x", "c": "x", "d": "x"}
+    shards = [Shard(root / f"{name}.json", (item,)) for name, item in names.items()]
+    run_shards("place", shards, note_place, workers=2, timeout=60.0)
+    lines = [line.split() for line in (root / "places").read_text().splitlines()]
+    assert {at for _, at in lines} == {"0", "1"} and place() is None
+    assert [name for name, _ in lines].count("a") == 2
+    assert len({at for _, at in lines[:2]}) == 2

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.2  # between two looks at the clocks
 _UNWIND_S = 10.0  # for a worker to remove its half-written file after Ctrl-C
 _TRIES = 3  # at a shard whose workers die while no item is at hand
+_place: int | None = None  # of this process, where it is a worker
 _CONTEXT = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
 
 
@@ -51,6 +52,7 @@ class _Worker:
 
     process: BaseProcess
     connection: Pipe
+    place: int
     ready: bool = False  # the process is up
     shard: Shard | None = None
     done: int = 0  # items of the shard
@@ -119,10 +121,11 @@ class Crew:
 
     def _hire(self) -> None:
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_serve, args=(theirs, self._work), daemon=True)
+        free = min({*range(self._size)} - {worker.place for worker in self._workers})
+        process = _CONTEXT.Process(target=_serve, args=(theirs, self._work, free), daemon=True)
         process.start()
         theirs.close()  # or the end of the process would not close the pipe
-        self._workers.append(_Worker(process, ours))
+        self._workers.append(_Worker(process, ours, free))
 
     def _hear(self, worker: _Worker) -> None:
         """Take one message of a worker, or notice that there will be none."""
@@ -205,8 +208,15 @@ class _Messenger:
         self._connection.send(("more", times))
 
 
-def _serve(connection: Pipe, work: Work) -> None:
+def place() -> int | None:
+    """Return which of the workers at work this process is, from 0; None where it is none."""
+    return _place
+
+
+def _serve(connection: Pipe, work: Work, place: int) -> None:
     """Work on one shard after the other until there are no more: the life of a worker."""
+    global _place
+    _place = place
     threading.Thread(target=_die_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, _interrupt)
     with suppress(OSError):  # when memory runs out, it is to cost a clip and not the run

@@ -102,6 +102,23 @@ def test_text_is_read_again_where_what_was_kept_is_damaged(
     assert asked < engine.frames <= 2 * asked
 
 
+@pytest.mark.parametrize(("cards", "asked", "made"), [(0, 8, 8), (1, 8, 1), (2, 8, 2), (2, 0, 0)])
+def test_an_engine_on_cards_has_one_process_for_each(
+    cards: int,
+    asked: int,
+    made: int,
+    video: Path,
+    engine: ColourEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    monkeypatch.setattr(captioner, "engine_cards", lambda name: cards)
+    monkeypatch.setattr(captioner, "run_shards", lambda *_, workers, **__: seen.append(workers))
+    build_windows([Clip("a", video)], SPEC, tmp_path, workers=asked, ledger=Ledger())
+    assert seen == [made]
+
+
 def test_the_cache_follows_content_and_not_names(
     video: Path, engine: ColourEngine, tmp_path: Path
 ) -> None:

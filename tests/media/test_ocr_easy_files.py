@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -124,3 +125,18 @@ def test_a_file_with_the_right_md5_alone_is_not_opened(
         monkeypatch.setitem(model, "md5sum", hashlib.md5(name.encode()).hexdigest())
     with pytest.raises(UserError, match="is not opened"):
         create_engine("easyocr", weights=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("named", "place", "left"),
+    [(None, None, None), (None, 2, "2"), ("4,7", 1, "7"), ("4,7", None, "4,7"), ("", 1, "")],
+)
+def test_a_worker_sees_one_card(
+    named: str | None, place: int | None, left: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    ocr_easy._take_one_card(place)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

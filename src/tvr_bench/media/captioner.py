@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,14 @@ from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.cache import READER
 from tvr_bench.media.demux import lost
-from tvr_bench.media.ocr import OcrEngine, Polygon, TextBox, create_engine, engine_version
+from tvr_bench.media.ocr import (
+    OcrEngine,
+    Polygon,
+    TextBox,
+    create_engine,
+    engine_cards,
+    engine_version,
+)
 from tvr_bench.media.reading import SceneText, read_texts
 from tvr_bench.media.video import VideoError, probe, read_frames
 from tvr_bench.media.windows import Span, Window, WindowSpec, read_times, window_spans
@@ -82,9 +90,9 @@ def build_windows(
     """Return the W captions of each clip by its id, reading only what was never read before.
 
     A clip that cannot be read is absent and has a line in the ledger. `workers` processes share
-    the work, 0 is this process. With a `part` only that part's clips are read. What the files hold
-    is asked of `contents`, None: of a memory in `root`. Raises UserError where the engine or its
-    models are missing.
+    the work, 0 is this process; an engine that computes on cards has one process for each. With a
+    `part` only that part's clips are read. What the files hold is asked of `contents`, None: of a
+    memory in `root`. Raises UserError where the engine or its models are missing.
     """
     folder = root / _settings(spec)
     keys = _keys(clips, contents or Contents(root), ledger)
@@ -92,6 +100,7 @@ def build_windows(
     mine = [clip for clip in clips if clip.id in keys and part.holds(keys[clip.id])]
     todo = {keys[clip.id]: clip for clip in mine if keys[clip.id] not in known}
     if todo:
+        workers = min(workers, engine_cards(spec.engine) or workers)
         shards = _shards(folder, list(todo.items()), workers)
         work = partial(_read_shard, spec=spec)
         run_shards("read scene text", shards, work, workers=workers, timeout=spec.timeout)
@@ -139,7 +148,7 @@ def _shards(folder: Path, items: list[tuple[str, Clip]], workers: int) -> list[S
 
 
 def _read_shard(shard: Shard, tick: Tick, *, spec: WindowSpec) -> None:
-    engine = _Timed(_engine(spec.engine, spec.side, spec.weights, spec.half), tick)
+    engine = _Timed(_engine(spec.engine, *spec.engine_options.items()), tick)
     tick.more(1)  # opening the engine is no clip's fault
     records: dict[str, Record] = {}
     for position, (key, clip) in enumerate(shard.items):
@@ -153,9 +162,9 @@ def _read_shard(shard: Shard, tick: Tick, *, spec: WindowSpec) -> None:
 
 
 @lru_cache(maxsize=1)
-def _engine(name: str, side: int, weights: str | None, half: bool) -> OcrEngine:
+def _engine(name: str, *options: tuple[str, Any]) -> OcrEngine:
     """Return this process's engine; opening one takes as long as reading several clips."""
-    return create_engine(name, side=side, weights=weights, half=half)
+    return create_engine(name, **dict(options))
 
 
 class _Timed:

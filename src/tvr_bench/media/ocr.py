@@ -17,7 +17,7 @@ from tvr_bench.errors import UserError, nearest
 Polygon: TypeAlias = tuple[tuple[float, float], ...]
 
 _SPELLED = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_]){2,}(?!\S)")  # S A L E
-_ENGINES = {  # modules with a class Engine and a function version(weights)
+_ENGINES = {  # modules with a class Engine and functions version(weights) and cards()
     "rapidocr": "tvr_bench.media.ocr_rapid",
     "easyocr": "tvr_bench.media.ocr_easy",
 }
@@ -95,6 +95,12 @@ def create_engine(
 def engine_version(name: str, weights: str | None = None) -> str:
     """Return what `create_engine(...).version` would say, without opening a model."""
     return _module(name).version(weights)
+
+
+def engine_cards(name: str) -> int:
+    """Return on how many cards an engine can compute here, 0 for one that computes on the CPU."""
+    cards: int = _module(name).cards()
+    return cards
 
 
 def _module(name: str) -> Any:

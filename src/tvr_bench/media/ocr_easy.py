@@ -25,6 +25,7 @@ import numpy as np
 from tvr_bench.errors import UserError
 from tvr_bench.files import file_sha256
 from tvr_bench.media.ocr import LineReader, Polygon
+from tvr_bench.workers import place
 
 # File, where the library has it from, and sha256. The library lists an md5 alone, which it checks
 # as well; the sums here are those that other projects pin the same two files by, keras-ocr for one.
@@ -131,6 +132,22 @@ def version(weights: str | None) -> str:
     return "-".join((metadata.version("easyocr"), *(sha256[:16] for *_, sha256 in WEIGHTS)))
 
 
+def cards() -> int:
+    """Return the number of cards that torch sees, 0 where the library computes on the CPU."""
+    import torch
+
+    return torch.cuda.device_count() or int(torch.backends.mps.is_available())
+
+
+def _take_one_card(place: int | None) -> None:
+    """Leave a worker process the card of its place alone; the library would use all of them."""
+    if place is None:
+        return
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = [str(place)] if named is None else named.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
+
+
 def _folder(weights: str | None) -> Path:
     """Return the folder of the weight files, which exist."""
     if find_spec("easyocr") is None:
@@ -161,6 +178,7 @@ def _checked(folder: Path) -> Path:
 
 def _open(folder: Path, threads: int) -> Any:
     """Return the library's reader; it downloads nothing, and refuses a wrong md5 itself."""
+    _take_one_card(place())
     import easyocr
     import torch
 

@@ -30,8 +30,7 @@ _BATCH = 8  # lines
 _BATCH_PIXELS = 150_000  # of frames detected at once; more gains nothing on a CPU
 _SQUEEZE = 0.75  # of a long line's width on the first reading
 _SHORT = 144  # pixels: lines up to here are not squeezed
-_SURE = 0.9  # least character probability of a squeezed line that needs no second reading,
-_LIKELY = 0.6  # and of another
+_SURE = 0.9  # least character probability of a line that needs no second reading
 _JUNK = 0.5  # scores up to here deserve none
 _WIDE = 320  # pixels: the model was trained on lines padded to this, and reads short ones best so
 _SPACE = 0.1
@@ -145,6 +144,11 @@ def version(weights: str | None) -> str:
     return "-".join((metadata.version("rapidocr"), *map(file_sha256, models)))
 
 
+def cards() -> int:
+    """Return 0: these models run on the CPU."""
+    return 0
+
+
 class _Library:
     """The parts of an opened RapidOCR that the engine calls."""
 
@@ -199,19 +203,9 @@ def _normalise(image: np.ndarray) -> np.ndarray:
     return image[:, :, ::-1].transpose(2, 0, 1).astype(np.float32) * (2 / 255) - 1
 
 
-def _is_unsure(reading: _Reading, crop: np.ndarray) -> bool:
-    """Whether a second reading of a line may better the first."""
-    least = _SURE if _full_width(crop) > _SHORT else _LIKELY
-    return reading.weakest < least and reading.score > _JUNK
-
-
-def _full_width(crop: np.ndarray) -> float:
-    return _HEIGHT * crop.shape[1] / crop.shape[0]
-
-
 def _line(crop: np.ndarray, squeeze: float, least: int) -> np.ndarray:
     """Return a crop as a recogniser line, float32 [3, 48, W], W >= `least`, its right side grey."""
-    full = _full_width(crop)
+    full = _HEIGHT * crop.shape[1] / crop.shape[0]
     wanted = math.ceil(min(_MAX_WIDTH, max(full * squeeze, min(full, _SHORT), _STEP)))
     width = max(least, math.ceil(wanted / _STEP) * _STEP)
     line = np.zeros((3, _HEIGHT, width), np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tvr_bench.errors import UserError
 from tvr_bench.media.video import segment_centres
@@ -38,6 +39,11 @@ class WindowSpec:
     weights: str | None = None
     half: bool = False
     timeout: float | None = None
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """What of these `create_engine` takes."""
+        return {"side": self.side, "weights": self.weights, "half": self.half}
 
     def __post_init__(self) -> None:
         for name in ("windows", "reads", "stride", "votes", "min_chars", "max_words"):

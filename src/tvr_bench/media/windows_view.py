@@ -26,7 +26,7 @@ def show_windows(videos: Sequence[Path], spec: WindowSpec, *, as_json: bool = Fa
     where the engine or its models are missing.
     """
     threads = os.cpu_count() or 1
-    engine = create_engine(spec.engine, side=spec.side, weights=spec.weights, threads=threads)
+    engine = create_engine(spec.engine, threads=threads, **spec.engine_options)
     read = []
     for path in videos:
         try:
