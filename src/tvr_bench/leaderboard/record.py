@@ -38,7 +38,7 @@ class _Part(BaseModel):
 
 
 class RunInfo(_Part):
-    """Which run this was; `weights_of` is whose weights were tested, where this one trained none."""
+    """Which run this is; `weights_of` is whose weights were tested, where this one trained none."""
 
     id: Name
     date: AwareDatetime
