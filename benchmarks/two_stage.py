@@ -69,7 +69,7 @@ def _row(made: Gallery, k: int, checked: dict[str, float], times: Duel | Times) 
     ours = times.ours if isinstance(times, Duel) else times
     found = made.search(k)
     single = two_stage_latency(
-        made.model.recall_embedding, made.model.similarity, made.text, made.video, k, queries=20
+        made.model.recall_embedding, made.model.rerank, made.text, made.video, k, queries=20
     )
     bare = 2e-6 * multiply_adds() * found.pairs_scored / roofs()["gemm_fp32_gflops"]
     per_query = ours.median_ms / items

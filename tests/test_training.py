@@ -47,6 +47,16 @@ def validated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
+@pytest.mark.parametrize("captions", ["one", "all"])
+def test_videos_per_second_are_those_that_training_encoded(
+    captions: str, run: Callable[..., tuple[Path, Record]]
+) -> None:
+    _, record = run(f"trainer.captions={captions}", "trainer.steps=5", "trainer.batch_size=8")
+    cost = record.efficiency
+    assert cost.videos_per_s is not None and cost.train_s is not None
+    assert cost.videos_per_s * cost.train_s == pytest.approx(5 * 8)
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

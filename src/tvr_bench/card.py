@@ -140,7 +140,9 @@ def _settings(record: Record, folder: Path) -> str:
     lines = [
         f"backbone {plain(record.model.backbone)}, {record.model.params:,} parameters",
         f"{time} on {plain(cost.device)}" if time else "",
-        f"commit {plain(record.run.git or 'unknown')}" + (", changed" if record.run.dirty else ""),
+        f"commit {plain(record.run.git or 'unknown')}"
+        + (", changed" if record.run.dirty else "")
+        + (f", source {plain(record.run.source)}" if record.run.source else ""),
         "other than the defaults: " + (plain(", ".join(changes)) if changes else "nothing"),
         "all of them: `config.yaml`",
         f"weights: SHA-256 `{record.model.checkpoint_sha256}`",

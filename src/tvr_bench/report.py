@@ -18,9 +18,10 @@ from tvr_bench.datamodules.base import VideoTextDataModule, trained
 from tvr_bench.datamodules.types import Split
 from tvr_bench.evaluation import efficiency
 from tvr_bench.evaluation.evaluate import EvaluationResult
+from tvr_bench.identity import SOURCE
 from tvr_bench.leaderboard.console import print_report
 from tvr_bench.leaderboard.inputs import inputs_of
-from tvr_bench.leaderboard.provenance import checkpoint_sha256, collect_env, git_state
+from tvr_bench.leaderboard.provenance import checkpoint_sha256, code_state, collect_env
 from tvr_bench.leaderboard.record import (
     DataInfo,
     Efficiency,
@@ -53,15 +54,16 @@ def make_record(
     wall_s: float,
 ) -> Record:
     """Return the record of one run; `result` must hold the features of the test split."""
-    git = git_state(Path.cwd())
+    code = code_state()
     about = _model_info(cfg, model, weights)
     pretrained = getattr(model.network, "pretrained", {})
     return Record(
         run=RunInfo(
             id=run_id,
             date=datetime.now(UTC),
-            git=git.commit,
-            dirty=git.dirty,
+            git=code.commit,
+            dirty=code.dirty,
+            source=SOURCE,
             command=command,
             seed=cfg.seed,
             weights_of=Path(cfg.run.weights).name if cfg.run.weights else None,
@@ -157,8 +159,6 @@ def _efficiency(
     latency, first = _latency(model, result, text, video)
     flops = count_costs(model, data, text, video)
     train_s = data.seconds.get("train")
-    ran = "train" in data.prepared  # else it is given weights, or none, that are tested
-    seen = len(data.items("train").readable) * model.trained_epochs if ran else 0.0
     return Efficiency(
         device=torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         dtype=precision,
@@ -174,7 +174,7 @@ def _efficiency(
         peak_mem_mb=memory.process,
         peak_mem_child_mb=memory.largest_child,
         train_s=train_s,
-        videos_per_s=seen / train_s if train_s and seen else None,
+        videos_per_s=model.trained_clips / train_s if train_s and model.trained_clips else None,
     )
 
 
@@ -189,7 +189,7 @@ def _latency(
     if stages is None:
         return efficiency.query_latency(model.similarity, text, video), {}
     recall: Any = model.recall_embedding
-    latency = efficiency.two_stage_latency(recall, model.similarity, text, video, stages.k)
+    latency = efficiency.two_stage_latency(recall, model.rerank, text, video, stages.k)
     with torch.inference_mode():
         vector = recall({key: value[:1] for key, value in video.items()})
     return latency, {

@@ -151,5 +151,5 @@ def whole(model: RetrievalModule) -> RetrievalModule:
         return model
     found = build_model(model.cfg)
     found.load_state_dict(state)
-    found.tokenizer, found.trained_epochs = model.tokenizer, model.trained_epochs
+    found.tokenizer, found.trained_clips = model.tokenizer, model.trained_clips
     return found.to(model.device)

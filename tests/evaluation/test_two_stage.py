@@ -307,11 +307,12 @@ def test_a_timed_query_meets_its_candidates_and_no_other_video(width: int) -> No
     video = made.video | {"fine": torch.zeros(9, 1).expand(9, width)}
     seen: list[list[int]] = []
 
-    def similarity(text: dict[str, Tensor], part: dict[str, Tensor]) -> Tensor:
+    def rerank(text: dict[str, Tensor], part: dict[str, Tensor]) -> Tensor:
         seen.append(part["column"].tolist())
-        return torch.zeros(1, len(part["column"]))
+        assert text["row"].tolist() == [0] * len(part["column"]), "row i of both is a pair"
+        return torch.zeros(len(part["column"]))
 
-    found = two_stage_latency(recall, similarity, made.text, video, 4, queries=1, warmup=0)
+    found = two_stage_latency(recall, rerank, made.text, video, 4, queries=1, warmup=0)
     best = sorted(made.first[0], reverse=True)[:4]
     assert sorted((made.first[0][v] for part in seen for v in part), reverse=True) == best
     assert len(seen) == (1 if width == 1 else 2)

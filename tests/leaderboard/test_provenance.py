@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from tvr_bench.errors import UserError
 from tvr_bench.leaderboard.provenance import (
     GitState,
     checkpoint_sha256,
+    code_state,
     collect_env,
-    git_state,
 )
 
 
@@ -27,34 +28,62 @@ def _git(root: Path, *arguments: str) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "project"
-    (root / "src").mkdir(parents=True)
-    (root / "src" / "a.py").write_text("x = 1\n")
+    (root / "src" / "tvr_bench").mkdir(parents=True)
+    (root / "src" / "tvr_bench" / "__init__.py").write_text("x = 1\n")
+    (root / ".gitignore").write_text(".venv/\n")
     _git(root, "init", "-q")
     _git(root, "add", ".")
     _git(root, "commit", "-q", "-m", "first")
     return root
 
 
+def _installed(site: Path, commit: str) -> Path:
+    """Install a package below `site` as pip does from a repository; return its folder."""
+    package, note = site / "tvr_bench", site / "tvr_bench-9.9.dist-info"
+    for folder in (package, note):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("x = 1\n")
+    (note / "METADATA").write_text("Metadata-Version: 2.1\nName: tvr-bench\nVersion: 9.9\n")
+    url = {"url": "https://example.org/x", "vcs_info": {"vcs": "git", "commit_id": commit}}
+    (note / "direct_url.json").write_text(json.dumps(url))
+    return package
+
+
 def test_sources_make_a_checkout_dirty_and_results_do_not(checkout: Path) -> None:
-    commit = _git(checkout, "rev-parse", "HEAD")
+    commit, package = _git(checkout, "rev-parse", "HEAD"), checkout / "src" / "tvr_bench"
     (checkout / "leaderboard.csv").write_text("model\n")
-    assert git_state(checkout) == GitState(commit, False)
+    assert code_state(package) == GitState(commit, False)
     (checkout / "src" / "new.py").write_text("y = 2\n")
-    assert git_state(checkout) == GitState(commit, True)
+    assert code_state(package) == GitState(commit, True)
 
 
-def test_a_foreign_checkout_above_is_not_ours(
+def test_the_repository_that_one_stands_in_is_not_ours(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert git_state(checkout / "src") == GitState(None, None)
-    assert git_state(tmp_path) == GitState(None, None)
+    ours = code_state()
+    monkeypatch.chdir(checkout)
+    assert code_state() == ours
+    assert ours.commit != _git(checkout, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))
-    assert git_state(tmp_path) == GitState(None, None)
+    assert code_state() == ours
+    assert code_state(tmp_path) == GitState(None, None)
+
+
+@pytest.mark.parametrize("place", [".venv/lib", "untracked"])
+def test_a_package_installed_in_another_repository_has_its_own_commit(
+    checkout: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = _installed(checkout / place, "c" * 40)
+    assert code_state(package) == GitState(None, None), "not the copy that runs"
+    monkeypatch.syspath_prepend(str(package.parent))
+    assert code_state(package) == GitState("c" * 40, False)
+    (package.parent / "tvr_bench-9.9.dist-info" / "direct_url.json").write_text("{}")
+    assert code_state(package) == GitState(None, None)
 
 
 def test_no_git_is_unknown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert git_state(checkout) == GitState(None, None)
+    assert code_state(checkout / "src" / "tvr_bench") == GitState(None, None)
 
 
 def test_checkpoint_hash(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def query_latency(
 
 def two_stage_latency(
     recall: Callable[[dict[str, Tensor]], Tensor],
-    similarity: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor],
+    rerank: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor],
     text: Features,
     video: Features,
     k: int,
@@ -134,7 +134,7 @@ def two_stage_latency(
     queries: int = 50,
     warmup: int = 3,
 ) -> Latency:
-    """Time single queries that `recall` finds k candidates for and `similarity` scores against.
+    """Time single queries that `recall` finds k candidates for, which `rerank` scores as a test.
 
     The vectors of the gallery are made beforehand. As many candidates are scored at once as fit
     in cache when their features are put side by side; a larger one is read where it lies.
@@ -153,7 +153,7 @@ def two_stage_latency(
         best = first(query)
         for at in range(0, len(best), fitting):
             part = best[at : at + fitting]
-            similarity(query, _some(video, part))
+            rerank(_some(query, [0] * len(part)), _some(video, part))
 
     whole = _latency(once, text, videos, queries, warmup)
     alone = _latency(first, text, videos, queries, warmup)

@@ -88,8 +88,8 @@ class PairScores(Protocol):
 class BlockScores:
     """Scores that are made again each time they are asked for, one block at a time.
 
-    `pairs_scored` and `query_ms` (float64 [N], each text's share of the time its blocks took)
-    add up over all passes; `nan_scores` is that of the last count.
+    `query_ms` (float64 [N], each text's share of the time its blocks took) adds up over all passes;
+    `nan_scores` is that of the last count.
     """
 
     def __init__(
@@ -112,9 +112,13 @@ class BlockScores:
         self.columns = torch.nonzero(present).flatten()
         self.shape = (texts, len(present))
         self.sides = _sides(block, texts, videos)
-        self.pairs_scored = 0
         self.nan_scores = 0
         self.query_ms: Floats = np.zeros(texts)
+
+    @property
+    def pairs_scored(self) -> int:
+        """How many pairs there are to score, however often that is done."""
+        return self.shape[0] * len(self.columns)
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Yield the texts and the videos of each block; videos outside, as they are larger."""
@@ -139,7 +143,6 @@ class BlockScores:
                 f"similarity returned the shape {tuple(scores.shape)} for {expected[0]} texts and "
                 f"{expected[1]} videos; it must return one score per pair, [N, M]"
             )
-        self.pairs_scored += scores.numel()
         self.query_ms[texts] += 1000 * (time.perf_counter() - start) / expected[0]
         return scores
 

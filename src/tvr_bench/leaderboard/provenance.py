@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ from tvr_bench.files import file_sha256
 
 # untracked results and logs lie in the same checkout and change no result; these do
 _SOURCES = ("src", "configs", "setup.cfg", "pyproject.toml", "constraints.txt")
+_PACKAGE = Path(__file__).parents[1]
 _PACKAGES = (
     *("tvr-bench", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "transformers"),
     *("timm", "tokenizers", "numpy", "pandas", "av", "rapidocr", "onnxruntime", "easyocr"),
@@ -38,17 +40,30 @@ def checkpoint_sha256(path: Path) -> str:
         ) from error
 
 
-def git_state(root: Path) -> GitState:
-    """Return the commit at `root` and whether its sources changed since.
+def code_state(package: Path = _PACKAGE) -> GitState:
+    """Return the commit of the code in the folder `package`, and whether it was changed since.
 
-    Both are None where `root` is not the top of a checkout: a package installed somewhere below
-    another project's checkout must not take that project's commit for its own.
+    It is that of the checkout whose files these are; of an installed package, which another
+    project's checkout may lie around, the commit that it was installed from. Else both are None.
     """
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():
-        return GitState(None, None)
-    changes = _git(root, "status", "--porcelain", "--", *_SOURCES)
-    return GitState(_git(root, "rev-parse", "HEAD"), None if changes is None else bool(changes))
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return GitState(*_installed_from(package))
+    top = _git(package, "rev-parse", "--show-toplevel") or str(package)
+    changes = _git(Path(top), "status", "--porcelain", "--", str(package), *_SOURCES)
+    return GitState(_git(package, "rev-parse", "HEAD"), None if changes is None else bool(changes))
+
+
+def _installed_from(package: Path) -> tuple[str | None, bool | None]:
+    """Return the commit in pip's note of where the distribution of `package` came from."""
+    try:
+        found = metadata.distribution("tvr-bench")
+        note = json.loads(found.read_text("direct_url.json") or "{}")
+        commit = note["vcs_info"]["commit_id"]
+    except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        return None, None
+    # another copy of the package may be the one that runs
+    ours = Path(str(found.locate_file("tvr_bench"))).resolve() == package.resolve()
+    return (str(commit), False) if ours else (None, None)
 
 
 def collect_env() -> dict[str, str]:

@@ -7,23 +7,22 @@ N texts, M videos.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
+from tvr_bench.leaderboard.packing import pack
 
 RECORD_FILE = "record.json"
 STANDARD_METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR")
-_TEXTS = ("ids", "skills", "texts")  # endings of the names of arrays of texts
 _LARGEST_RECORD = 64_000_000  # bytes; a larger file is not a record
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]  # also a file's name
@@ -38,12 +37,16 @@ class _Part(BaseModel):
 
 
 class RunInfo(_Part):
-    """Which run this is; `weights_of` is whose weights were tested, where this one trained none."""
+    """Which run this was, by which commit of this package; `source` is a hash of its Python files.
+
+    `weights_of` is the run whose weights were tested, where this one trained none.
+    """
 
     id: Name
     date: AwareDatetime
     git: str | None
     dirty: bool | None
+    source: str | None = None
     command: str
     seed: int
     weights_of: str | None = None
@@ -167,7 +170,8 @@ class Metrics(_Part):
 class Efficiency(_Part):
     """What it cost; None is "not measured". FLOPs in 10^9 per text, per video and per pair.
 
-    `pairs_scored` are distinct pairs that the model scored. In two stages `pairs_t2v` and
+    `videos_per_s` counts a video each time that training encodes it. `pairs_scored` are distinct
+    pairs that the model scored. In two stages `pairs_t2v` and
     `pairs_v2t` are those that each direction asked for, some of them both; `recall_*` is the cost
     of stage one: its dot products, 10^9 FLOPs of one, its share of `ms_per_query_p50`, and the
     bytes of a video's vector (`gallery_bytes_per_video` are those of all its features).
@@ -235,7 +239,7 @@ def save_record(record: Record, run_dir: Path, ranks: Mapping[str, np.ndarray]) 
     others whole numbers, stored as int32. The record comes last, so that its ranks are always
     there.
     """
-    atomic_write(run_dir / record.ranks, _pack(ranks))
+    atomic_write(run_dir / record.ranks, pack(ranks))
     path = run_dir / RECORD_FILE
     atomic_write(path, record.model_dump_json(indent=2) + "\n")
     return path
@@ -272,23 +276,6 @@ def load_ranks(record: Record, run_dir: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"cannot read the ranks {path}; repeat the run") from error
-
-
-def _pack(ranks: Mapping[str, np.ndarray]) -> bytes:
-    """Return the bytes of an .npz, the same for the same arrays."""
-    arrays: dict[str, Any] = {}
-    for name in sorted(ranks):
-        array = np.asarray(ranks[name])
-        if name.endswith(_TEXTS):
-            arrays[name] = array.astype(np.str_)
-            continue
-        stored = array.astype(np.int32)
-        if not np.array_equal(stored, array):
-            raise ValueError(f"ranks '{name}' are not whole numbers that fit in 32 bits")
-        arrays[name] = stored
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def _first_fault(error: ValidationError) -> str:

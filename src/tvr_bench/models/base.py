@@ -80,7 +80,7 @@ class RetrievalModule(pl.LightningModule):
             )
         self.cfg = cfg
         self.tokenizer: Tokenizer | None = None  # of the texts that the weights were trained on
-        self.trained_epochs = 0.0  # passes over the training clips
+        self.trained_clips = 0  # clips encoded in training, each as often as it was
         self.memory = WithinMemory(cfg.trainer.micro_batch)
         self._logs = True
         drop_idle_hooks(self)
@@ -228,9 +228,9 @@ class RetrievalModule(pl.LightningModule):
         return moved | host
 
     def on_train_end(self) -> None:
-        """Keep how often the clips were seen."""
-        per_epoch = max(1, int(self.trainer.num_training_batches))
-        self.trained_epochs = self.trainer.global_step / per_epoch
+        """Keep how many clips were encoded, on all devices and before any interruption too."""
+        loader: Any = self.trainer.train_dataloader
+        self.trained_clips = self.trainer.global_step * loader.plan.size
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the features of one batch of texts (loader 0) or videos (loader 1)."""
