@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.parts import Part
 from tvr_bench.prepare import part_of, prepare_data
 from tvr_bench.registry import build_model, dataset_class
+from tvr_bench.shards import Shard
 
 FROZEN = ("backbone.frozen=true", "trainer.shift=0", "trainer.mirror=false", "eval.selection=last")
 
@@ -62,6 +64,30 @@ def test_features_are_those_of_the_tower_and_patches_kept_where_a_model_looks(
         if name == "cret":
             assert torch.allclose(kept[:, 1:], patches[0], atol=1e-5)
     assert widths == {"meanpool": 1, "cret": 1 + patches.shape[2]}
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "zeros inside": lambda data: data[:-900] + bytes(64) + data[-836:],
+    "another id": lambda data: data.replace(b"video", b"vidxo"),
+    "cut": lambda data: data[:-8],
+    "empty": lambda data: b"",
+    "without a checksum": lambda data: data.replace(b"sha256", b"sha257"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_features_that_are_not_what_was_written_are_removed_to_be_made_again(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    features, header = torch.rand(2, 3, 1, 99), {"settings": "x", "ids": '["video0", "video1"]'}
+    whole, victim = (Shard(tmp_path / name, ()) for name in ("whole", "victim"))
+    for shard in whole, victim:
+        header_sum = {"sha256": encoded._digest(header, features)}
+        save_file({"features": features}, shard.output, header | header_sum)
+    victim.output.write_bytes(DAMAGES[damage](victim.output.read_bytes()))
+    encoded._remove_damaged([whole, victim, Shard(tmp_path / "none", ())])
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+    assert str(victim.output) in caplog.text and str(whole.output) not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -119,6 +145,11 @@ def test_parts_make_together_what_one_run_finds_ready(
     prepare_data(cfg, Part())
     assert set((tmp_path / "own" / "frames").iterdir()) == frames
     assert set((tmp_path / "own" / "encoded").iterdir()) == features
+    victim = min(features)
+    victim.write_bytes(victim.read_bytes()[:-64] + bytes(64))
+    prepare_data(cfg, Part())
+    assert set((tmp_path / "own" / "encoded").iterdir()) == features
+    assert victim.read_bytes()[-64:] != bytes(64)
 
 
 def test_a_part_is_named_from_zero() -> None:

@@ -2,8 +2,9 @@
 
 One shard per shard of frames: safetensors, `features` [n, F, T, D] in the precision that the tower
 computes in, where T is the frame's own feature and, for models that look at them, its P patches.
-The header holds the ids and a hash of everything that decides the numbers: the tower's weights, its
-settings and the precision. A shard of another hash is refused.
+The header holds the ids, a hash of everything that decides the numbers (the tower's weights, its
+settings and the precision) and a SHA-256 over all of these. A shard of another hash is refused, one
+that is not what was written is made again.
 
 n clips, F frames, P patches, D width.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,9 @@ from tvr_bench.media.cache import FrameStore
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.shards import Shard, run_shards
 
-_VERSION = 1  # of this file's format
+_VERSION = 2  # of this file's format
 _CLIPS = 16  # encoded at once
+_log = logging.getLogger(__name__)
 _DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -74,6 +77,7 @@ def encode_frames(model: RetrievalModule, data: VideoTextDataModule, splits: Seq
         store = data.items(name).frames
         assert isinstance(store, FrameStore)
         shards = _shards(store, data.cache / "encoded", settings)
+        _remove_damaged(shards)
         tower = _Tower(model, store, settings)
         run_shards("encode frames", shards, tower.encode, workers=0)
         data.use_encoded(name, EncodedStore([shard.output for shard in shards], settings))
@@ -140,12 +144,39 @@ class _Tower:
             for _ in ids:
                 tick()
         header = {"settings": self.settings, "ids": json.dumps(list(shard.items))}
+        features = torch.cat(found).contiguous()
+        header["sha256"] = _digest(header, features)
         with atomic_path(shard.output) as path:
-            save_file({"features": torch.cat(found).contiguous()}, path, header)
+            save_file({"features": features}, path, header)
 
     def _precision(self) -> AbstractContextManager[Any]:
         dtype = _DTYPES.get(training.precision(self.model.cfg))
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+
+def _remove_damaged(shards: Sequence[Shard]) -> None:
+    """Remove the shards that are not what was written, and say so, for them to be made again."""
+    for path in (shard.output for shard in shards if shard.output.exists()):
+        if not _is_whole(path):
+            _log.warning("kept features are damaged, making them again: %s", path)
+            path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            return header.pop("sha256") == _digest(header, file.get_tensor("features"))
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return False
+
+
+def _digest(header: Mapping[str, str], features: Tensor) -> str:
+    """Return the SHA-256 of a header's other entries and of the features' type, shape and bytes."""
+    said = [sorted(header.items()), str(features.dtype), list(features.shape)]
+    digest = hashlib.sha256(json.dumps(said).encode())
+    digest.update(features.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _ids(path: Path, settings: str) -> list[str]:
