@@ -39,21 +39,30 @@ MISTAKES = {
     "a.b.c.d=3": ["a.b.c.d", "tvr-bench config"],
     # a value of the wrong type
     "optim.lr=fast": ["optim.lr", "fast"],
-    "optim.lr=null": ["optim.lr", "None"],
-    "optim.lr=": ["optim.lr", "None"],
-    "optim.lr=true": ["optim.lr", "True"],
-    "optim.lr=[1,2]": ["optim.lr", "[1, 2]"],
+    "optim.lr=null": ["optim.lr", "'null'", "a number"],
+    "optim.lr=": ["optim.lr", "''", "a number"],
+    "optim.lr=true": ["optim.lr", "'true'", "a number"],
+    "optim.lr=[1,2]": ["optim.lr", "[1,2]"],
+    "optim.lr=1_0": ["optim.lr", "'1_0'"],
+    "optim.lr=12:30": ["optim.lr", "'12:30'"],
+    "optim.lr=01": ["optim.lr", "'01'"],
     "optim.lr=3,4": ["optim.lr", "3,4"],
     "optim.betas=0.9": ["optim.betas", "0.9"],
-    "optim.betas=[0.9]": ["optim.betas", "length"],
+    "optim.betas=[0.9]": ["optim.betas", "2 numbers"],
     "video.frames=1.5": ["video.frames", "1.5"],
     "video.frames=two": ["video.frames", "two"],
-    "video.size=224": ["video.size", "224"],
-    "video.size=[1,2,3]": ["video.size", "length"],
+    "video.size=[1,2,3]": ["video.size", "2 whole numbers"],
+    "video.size=[1": ["video.size", "2 whole numbers"],
     "ocr.enabled=maybe": ["ocr.enabled", "maybe"],
     "trainer.devices=two": ["trainer.devices", "two"],
     "seed=abc": ["seed", "abc"],
     "seed=1.5": ["seed", "1.5"],
+    "seed=1.0": ["seed", "1.0"],
+    "seed=010": ["seed", "'010'", "plain digits"],
+    "seed=0x10": ["seed", "'0x10'"],
+    "seed=1_000": ["seed", "'1_000'"],
+    "seed=12:30": ["seed", "'12:30'"],
+    "seed=\u0663": ["seed", "plain digits"],
     "model.tau=a": ["model.tau", "'a'"],
     "run.picture=maybe": ["run.picture", "maybe"],
     "data.train=many": ["data.train", "many", ">= 4"],
@@ -90,21 +99,26 @@ MISTAKES = {
     "model=tcrd": ["'tcrd'", "'tcard'", "meanpool"],
     "model.name=tcrd": ["'tcrd'", "'tcard'"],
     "model=": ["model.name"],
+    "model=null": ["model 'null'"],
     "data=signvd": ["'signvd'", "'signvid'", "csv"],
     # not a setting at all
     "optim.lr": ["'optim.lr'", "key=value"],
     "=3": ["'=3'", "key=value"],
-    "optim.lr=[": ["cannot read"],
+    "optim.lr=[": ["optim.lr", "'['"],
+    "optim={": ["cannot read optim={"],
     "optim.betas[0]=1": ["optim.betas[0]=1", "key=value"],
     "optim.lr=${nothing}": ["optim.lr", "nothing"],
     "run.root=${oc.env:NO_SUCH_VARIABLE_HERE}": ["run.root", "NO_SUCH_VARIABLE_HERE"],
-    "seed=???": ["seed", "no value"],
+    "seed=???": ["seed", "???"],
+    "run.root=???": ["run.root", "???"],
+    "data.seed=${seed}": ["data.seed", "${seed}"],
 }
 
 # content of a user's file | what the message must name
 BAD_FILES = {
     "- 1\n- 2\n": ["seed: 1"],
-    "3\n": ["not readable YAML"],
+    "3\n": ["seed: 1"],
+    f"optim: {'[' * 300_000}": ["not readable YAML", "levels"],
     "optim:\n  lr: [\n": ["not readable YAML", "line 3"],
     "\tseed: 1\n": ["not readable YAML", "line 1"],
     "seed: 1\nseed: 2\n": ["duplicate key seed"],
@@ -231,8 +245,14 @@ def test_a_users_file_lies_between_the_data_set_and_the_command_line(tmp_path: P
 def test_settings_may_stand_in_any_order_and_the_last_one_wins() -> None:
     assert config.load(["model.tau=2", "model=tcard"]).model.tau == 2
     assert config.load(["seed=1", "seed=2"]).seed == 2
-    with pytest.raises(UserError, match="keep one of them"):
+    with pytest.raises(UserError, match="'optim' is a section"):
         config.load(["optim=3", "optim.lr=3"])
+    for one, other in (("model=cret", "model.name=tcard"), ("model.name=cret", "model=tcard")):
+        assert config.load([one, other]).model.name == "tcard"
+    assert config.load(["data.name=csv", "data=signvid"]).data.name == "signvid"
+    assert config.load(["backbone.name=tiny", "backbone=features"]).backbone.name == "features"
+    assert config.load(["optim={lr: 1}", "optim.lr=2"]).optim.lr == 2
+    assert config.load(["optim.lr=2", "optim={lr: 1}"]).optim.lr == 1
 
 
 def test_values_have_the_types_of_the_schema() -> None:

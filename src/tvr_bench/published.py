@@ -55,7 +55,7 @@ def load_model(
     theirs = read_config(folder)
     own = dict(_leaves(portable(theirs)))
     resets = [(k, own[k]) for k, value in _leaves(_plain(theirs)) if value != own[k]]
-    cfg = load([f"{k}={_text(v)}" for k, v in (*resets, *overrides.items())], path)
+    cfg = load([*resets, *overrides.items()], path)
     with towers.without_weights(folder, needed=True):
         _check_fit(cfg, folder / WEIGHTS_FILE)
         model = build_model(cfg)
@@ -212,7 +212,3 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value)

@@ -59,11 +59,8 @@ def create_model(name: str, **overrides: Any) -> RetrievalModule:
     `overrides` are the model's own keys (`tau=2.0`) or, in a dict, any key of the configuration
     (`**{"backbone.width": 64}`). Raises UserError for an unknown name or key.
     """
-    pairs = [
-        f"{key if '.' in key else f'model.{key}'}={_plain(value)}"
-        for key, value in overrides.items()
-    ]
-    return build_model(config.load([f"model={name}", *pairs]))
+    own = [(key if "." in key else f"model.{key}", value) for key, value in overrides.items()]
+    return build_model(config.load([("model.name", name), *own]))
 
 
 def build_model(cfg: Config) -> RetrievalModule:
@@ -77,10 +74,6 @@ def build_model(cfg: Config) -> RetrievalModule:
 
         found = with_windows(found)
     return found(cfg)
-
-
-def _plain(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 def _register(kind: str, name: str) -> Callable[[Class], Class]:

@@ -5,11 +5,14 @@ A model's and a data set's own keys take their types from their YAML. Nothing he
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING
+
+from tvr_bench.values import Kind, kind_of_hint
 
 # What changes no number, and why. Whatever is in none of these tells two systems apart, which
 # tests/leaderboard/test_row_tells_all.py holds every key to.
@@ -258,3 +261,23 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+
+def schema_kinds() -> dict[str, Kind]:
+    """Return what each key takes, but for those of a model and of a data set."""
+    return dict(_schema_kinds())
+
+
+@cache
+def _schema_kinds() -> dict[str, Kind]:
+    return dict(_fields(Config, ""))
+
+
+def _fields(schema: Any, prefix: str) -> Iterator[tuple[str, Kind]]:
+    hints = get_type_hints(schema)
+    for one in fields(schema):
+        hint = hints[one.name]
+        if is_dataclass(hint):
+            yield from _fields(hint, f"{prefix}{one.name}.")
+        elif hint is not Any:
+            yield f"{prefix}{one.name}", kind_of_hint(hint)

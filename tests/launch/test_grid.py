@@ -11,7 +11,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from tiny import TINY_MODEL
 from tvr_bench import config
@@ -19,6 +18,8 @@ from tvr_bench.errors import UserError
 from tvr_bench.launch.grid import Cell, load_sweep, parse_sweep, setting, sweep_names
 from tvr_bench.leaderboard.sweep_report import check_metrics
 from tvr_bench.registry import build_model
+from tvr_bench.text_yaml import Plain
+from tvr_bench.values import Kind, convert
 
 BASE: dict[str, Any] = {"title": "a sweep", "metrics": ["t2v_R@1"]}
 keys = st.sampled_from(["model.tau", "video.frames", "optim.lr", "ocr.xi", "text.words"])
@@ -71,22 +72,48 @@ def test_every_named_cell_meets_every_combination_once(
 @settings(max_examples=50, deadline=None)
 @given(values)
 def test_a_setting_is_read_back_to_the_same_value(value: Any) -> None:
-    text = setting("model.key", value)
-    read = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
-    assert read == {"model": {"key": value}}
-    assert type(read["model"]["key"]) is type(value)  # type: ignore[index]
+    kind = Kind(str if value is None else type(value), optional=value is None)
+    if value == "null":
+        with pytest.raises(UserError, match="means nothing"):
+            setting("model.key", value)
+        return
+    key, _, text = setting("model.key", value).partition("=")
+    read = convert(kind, Plain(text))
+    assert (key, read, type(read)) == ("model.key", value, type(value))
 
 
-@pytest.mark.parametrize("value", [[80, 112], ["a", "b c"], [0.5, 1e-05], ["1", "2"]])
+@pytest.mark.parametrize(
+    "value", [[80, 112], ["a", "b c"], [0.5, 1e-05], ["1", "2"], ["a, b", "[", "'", '"', "# 1"]]
+)
 def test_a_list_is_read_back_too(value: list[Any]) -> None:
-    read = OmegaConf.from_dotlist([setting("key", value)])
-    assert OmegaConf.to_container(read) == {"key": value}
+    text = setting("key", value).removeprefix("key=")
+    assert convert(Kind(type(value[0]), length=0), Plain(text)) == value
 
 
 def test_plain_words_stay_plain() -> None:
     assert setting("model", "cret") == "model=cret"
     assert setting("ocr.enabled", False) == "ocr.enabled=false"
-    assert setting("model.srt.residual", "1") == 'model.srt.residual="1"'
+    assert setting("model.srt.residual", "1") == "model.srt.residual=1"
+    assert setting("video.size", [80, 112]) == "video.size=[80,112]"
+
+
+def test_what_a_cell_sets_reaches_the_command_line_as_it_stands(tmp_path: Path) -> None:
+    """Its key alone says whether it is a text, a number or yes and no."""
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "title: own\nmetrics: [t2v_R@1]\nbase: {data: csv, data.file: no}\n"
+        "cells:\n  a: {data.root: 007, ocr.enabled: off}\n  b: {data.root: 1e5}\n"
+        "  c: {data.root: 2026-11-30, paths.cache: '/d: e #1'}\n  d: {data.root: 12:30}\n"
+        "grid: {optim.lr: [1.0e-3, 3e-4, 0.01]}\n"
+    )
+    sweep = load_sweep(str(file))
+    roots = [config.load(cell.overrides).data.root for cell in sweep.cells[::3]]
+    assert roots == ["007", "1e5", "2026-11-30", "12:30"]
+    first: Any = config.load(sweep.cells[0].overrides)
+    assert (first.data.file, first.ocr.enabled, first.optim.lr) == ("no", False, 1e-3)
+    assert config.load(sweep.cells[6].overrides).paths.cache == "/d: e #1"
+    assert sweep.x == "optim.lr"
+    assert sweep.cells[1].label == "a, lr=3e-4"
 
 
 def test_labels_name_the_axes() -> None:
@@ -157,7 +184,7 @@ def test_a_faulty_sweep_is_one_line(content: dict[str, Any], expected: list[str]
     ("text", "expected"),
     [
         ("", "title: Field required"),
-        ("just words", "'just words'"),
+        ("just words", "keys and values"),
         ("- a\n- b", "keys and values"),
         ("a: [1, 2", "not readable YAML"),
         ("a: !!python/object/apply:os.system ['true']", "not readable YAML"),

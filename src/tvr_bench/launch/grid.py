@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tvr_bench import text_yaml
 from tvr_bench.config import CONFIG_ROOT
 from tvr_bench.errors import UserError, nearest
+from tvr_bench.text_yaml import Plain
+from tvr_bench.values import typed, written
 
-_LARGEST_FILE = 1_000_000  # bytes; a larger file is no sweep
 _LARGEST_GRID = 1_000  # cells; more are a slip of the pen
 _LINE_POINTS = 3  # values of an axis below which two bars say more than a line
 
@@ -157,23 +155,7 @@ def parse_sweep(name: str, content: Mapping[str, Any], path: Path) -> Sweep:
 
 def setting(key: str, value: Value) -> str:
     """Return `key=value` as the command line takes it, read back to the very same value."""
-    return f"{key}={_text(value)}"
-
-
-def _text(value: Value) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(_text(one) for one in value)}]"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    plain = all(c.isalnum() or c in "_-./" for c in value) and value.isascii()
-    return value if plain and _read_back(value) == value else json.dumps(value)
-
-
-def _read_back(text: str) -> Any:
-    try:
-        return OmegaConf.from_dotlist([f"key={text}"]).key
-    except (yaml.YAMLError, OmegaConfBaseException):
-        return None
+    return f"{key}={written(value)}"
 
 
 def show(value: Value) -> str:
@@ -251,7 +233,9 @@ def _check(file: SweepFile, cells: tuple[Cell, ...]) -> None:
 
 
 def _is_numeric(values: list[Value]) -> bool:
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    # such as 1.0e-4, which stays as it is written
+    found = [typed(Plain(value)) if isinstance(value, str) else value for value in values]
+    numbers = [v for v in found if isinstance(v, (int, float)) and not isinstance(v, bool)]
     return len(numbers) == len(values) >= _LINE_POINTS
 
 
@@ -260,19 +244,31 @@ def _files(root: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"there is no sweep file {path}; give a name of `tvr-bench sweep --list`")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise UserError(f"sweep file {path} is larger than 1 MB; is it a sweep?")
-    try:
-        # without resolving: a sweep file has no use for interpolations
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"sweep file {path} is not readable YAML: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"sweep file {path} must hold keys and values, such as 'title: ...'")
-    return cast(dict[str, Any], content)
+    content = text_yaml.read(path, "sweep file", "title: ...")
+    # what a cell sets goes on to the command line as it stands, and its key says what it means
+    return {
+        key: _as_written(value) if key in ("base", "grid", "cells") else _shown(typed(value))
+        for key, value in content.items()
+    }
+
+
+def _as_written(raw: Any) -> Any:
+    """Return a cell's content with numbers where they are written back in the very same way."""
+    if isinstance(raw, dict):
+        return {key: _as_written(value) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_as_written(value) for value in raw]
+    value = typed(raw)
+    return _shown(value if isinstance(raw, Plain) and written(value) == raw else raw)
+
+
+def _shown(raw: Any) -> Any:
+    """Return content with every text as a plain `str`."""
+    if isinstance(raw, dict):
+        return {key: _shown(value) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_shown(value) for value in raw]
+    return str(raw) if isinstance(raw, str) else raw
 
 
 def _first_fault(error: ValidationError) -> str:

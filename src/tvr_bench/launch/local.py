@@ -22,6 +22,7 @@ from tvr_bench.launch.lock import TaskLock, holder
 from tvr_bench.launch.progress import LaunchProgress
 from tvr_bench.launch.slots import Slot, slots
 from tvr_bench.leaderboard.record import RECORD_FILE
+from tvr_bench.values import truth
 
 LOG_FILE = "bench.log"
 _POLL_S = 0.1
@@ -97,7 +98,7 @@ class _Running:
             return None
         seconds = time.monotonic() - self.start
         self.lock.release()
-        smoke = any(s.lower() == "trainer.smoke=true" for s in self.task.settings)
+        smoke = any(map(_is_smoke, self.task.settings))
         if code == 0 and (self.task.done or smoke):
             return Outcome(self.task, "done", self.folder, seconds)
         reason = last_error(self.log, self.offset) or "it left no record"
@@ -261,6 +262,11 @@ def last_error(log: Path, offset: int = 0) -> str:
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
     return (errors or lines or [""])[-1][:300]
+
+
+def _is_smoke(setting: str) -> bool:
+    key, _, text = setting.partition("=")
+    return key == "trainer.smoke" and truth(text)
 
 
 def make_folder(path: Path) -> None:

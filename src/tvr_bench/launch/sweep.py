@@ -151,9 +151,11 @@ def bench_command(task: Task, folder: Path) -> list[str]:
 
 def seeds_of(text: str) -> list[int]:
     """Return the seeds that `3` (0, 1, 2) or a list such as `0,4,7` stands for."""
-    if not re.fullmatch(r"\[?\s*\d+(\s*,\s*\d+)*,?\s*\]?", text):
-        raise UserError(f"seeds={text} is impossible; write a number of seeds, or seeds=0,4,7")
-    numbers = [int(digits) for digits in re.findall(r"\d+", text)]
+    if not re.fullmatch(r"\[?\s*{0}(\s*,\s*{0})*,?\s*\]?".format("(0|[1-9][0-9]*)"), text):
+        raise UserError(
+            f"seeds={text} is impossible; write a number of seeds, or seeds=0,4,7, in plain digits"
+        )
+    numbers = [int(digits) for digits in re.findall("[0-9]+", text)]
     if "," in text or text.startswith("["):
         return list(dict.fromkeys(numbers))
     if not 1 <= numbers[0] <= 1000:
