@@ -84,26 +84,31 @@ def test_an_error_comes_out_and_finished_shards_stay(workers: int, tmp_path: Pat
     assert _contents(tmp_path)["bad.txt"] == "1\n4\n"
 
 
-_STOPS_AT_THE_THIRD = """
+_WORK = """
 import sys, time
 from pathlib import Path
 from tvr_bench.files import atomic_path
-from tvr_bench.shards import Shard, run_shards
 
-def work(shard, tick):
+def work(shard, tick, root):
     with atomic_path(shard.output) as temporary:
         temporary.write_text("half")
         if shard.output.name == "2.txt":
             while not all((shard.output.parent / name).exists() for name in ("0.txt", "1.txt")):
                 time.sleep(0.01)
-            Path(sys.argv[1], "reached").touch()
+            Path(root, "reached").touch()
             time.sleep(3600)
         tick()
+"""
+_STOPS_AT_THE_THIRD = """
+import sys
+from functools import partial
+from pathlib import Path
+from tvr_bench.shards import Shard, run_shards
+from work_of_stops import work
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1], "out")
-    run_shards("slow", [Shard(out / f"{i}.txt", (i,)) for i in range(5)], work,
-               workers=int(sys.argv[2]))
+out = Path(sys.argv[1], "out")
+run_shards("slow", [Shard(out / f"{i}.txt", (i,)) for i in range(5)],
+           partial(work, root=sys.argv[1]), workers=int(sys.argv[2]))
 """
 
 
@@ -111,6 +116,7 @@ def _start_and_wait(tmp_path: Path, workers: int) -> subprocess.Popen[str]:
     """Start work that never ends its third shard, and wait until it is there."""
     script = tmp_path / "stops.py"
     script.write_text(_STOPS_AT_THE_THIRD)
+    (tmp_path / "work_of_stops.py").write_text(_WORK)
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path), str(workers)],
         stderr=subprocess.PIPE,

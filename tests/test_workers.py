@@ -6,6 +6,8 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
 from tvr_bench.shards import Shard, Tick, run_shards
 from tvr_bench.workers import place
@@ -143,3 +146,58 @@ def test_workers_have_places_and_a_new_one_takes_that_of_the_lost(root: Path) ->
     assert {at for _, at in lines} == {"0", "1"} and place() is None
     assert [name for name, _ in lines].count("a") == 2
     assert len({at for _, at in lines[:2]}) == 2
+
+
+_SCRIPT = """
+import sys
+from functools import partial
+from pathlib import Path
+
+with open("runs", "a") as file:
+    file.write("once\\n")
+sys.path.insert(0, {tests!r})
+from test_workers import work
+from tvr_bench.shards import Shard, run_shards
+
+shards = [Shard(Path(f"{{i}}.json").absolute(), ("ok-1", "crash-1")) for i in range(3)]
+run_shards("acts", shards, partial(work, log=Path("log")), workers=2, timeout=60.0)
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "standard input", "no file"])
+def test_workers_never_run_the_script_that_started_them(way: str, tmp_path: Path) -> None:
+    """A notebook's `__main__` has no file, as that of `-c`."""
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT.format(tests=str(Path(__file__).parent)))
+    words = {
+        "script": [str(script)],
+        "standard input": ["-"],
+        "no file": ["-c", script.read_text()],
+    }
+    done = subprocess.run(
+        [sys.executable, *words[way]],
+        input=script.read_text() if way == "standard input" else "",
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "6/6" in done.stderr
+    assert (tmp_path / "runs").read_text() == "once\n"
+    made = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(3)]
+    assert made == [{"ok-1": "ok", "crash-1": "ended its process by SIGSEGV"}] * 3
+
+
+def test_work_that_only_the_script_defines_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "__module__", "__main__")
+    with pytest.raises(UserError, match="work is defined in the script itself"):
+        run(root, {"a": ["ok-1"]}, workers=2)
+    assert run(root, {"a": ["ok-1"]}, workers=0) == {"ok-1": "ok"}
+
+
+def test_work_that_cannot_be_imported_is_an_error_of_its_own(root: Path) -> None:
+    hidden = lambda shard, tick: None  # noqa: E731
+    with pytest.raises((AttributeError, TypeError), match="pickle"):
+        run_shards("acts", [Shard(root / "a.json", (1,))], hidden, workers=1, timeout=30.0)

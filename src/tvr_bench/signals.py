@@ -6,10 +6,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_received = (0, 0.0)
+
+
+def received() -> tuple[int, float]:
+    """Return the signal that waits for the end of a step, or 0, and when it came (monotonic)."""
+    return _received
 
 
 class Stopped(SystemExit):
@@ -59,6 +66,8 @@ class Stop:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        global _received
+        _received = 0, 0.0
         if isinstance(error, SystemExit):
             code = 128 + (self.number or signal.SIGINT)
             raise Interrupted(self.how, code) from error
@@ -76,6 +85,8 @@ class Stop:
         if self.number:
             os._exit(128 + number)
         self.number = number
+        global _received
+        _received = number, time.monotonic()
         if not self.waiting:
             raise Stopped(number)
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _TOLD)

@@ -2,14 +2,18 @@
 
 Files of strangers are read by C code, which can loop for ever, crash, or ask for all the memory
 there is. A process can be ended from outside, without harm to what goes on in the others.
+
+A worker is a Python of its own that imports this module and what the work names. It never runs the
+user's script again, as multiprocessing's would, and so needs no `if __name__ == "__main__":` there.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -17,10 +21,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+from tvr_bench.errors import UserError
 
 if TYPE_CHECKING:
     from tvr_bench.shards import Shard
@@ -29,7 +36,12 @@ _LOOK_S = 0.2  # between two looks at the clocks
 _UNWIND_S = 10.0  # for a worker to remove its half-written file after Ctrl-C
 _TRIES = 3  # at a shard whose workers die while no item is at hand
 _place: int | None = None  # of this process, where it is a worker
-_CONTEXT = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
+_PARENT_S = 0.5  # between two looks of a worker at whether its parent is there
+# what a worker runs: not forked, which is unsafe once torch has threads
+_LIFE = (
+    "import sys; sys.path[:] = {path!r}; from tvr_bench.workers import serve; "
+    "serve({fd}, {pid}, {place})"
+)
 
 
 class Tick(Protocol):
@@ -43,15 +55,15 @@ class Tick(Protocol):
 
 
 Work = Callable[["Shard", Tick], None]
-Pipe: TypeAlias = "Connection[Any, Any]"
+Line: TypeAlias = "Connection[Any, Any]"
 
 
 @dataclass(eq=False)
 class _Worker:
     """One process, the shard it is at, and the clock of the item at hand."""
 
-    process: BaseProcess
-    connection: Pipe
+    process: subprocess.Popen[bytes]
+    connection: Line
     place: int
     ready: bool = False  # the process is up
     shard: Shard | None = None
@@ -59,11 +71,11 @@ class _Worker:
     since: float = 0.0
     times: float = 1.0
 
-    def start(self, shard: Shard) -> None:
+    def start(self, work: Work, shard: Shard) -> None:
         self.shard, self.done = shard, 0
         self.start_clock()
         with suppress(OSError):  # it died just now, which the next look will find
-            self.connection.send(shard)
+            self.connection.send((work, shard))
 
     def start_clock(self, times: float = 1.0) -> None:
         self.since, self.times = time.monotonic(), times
@@ -82,7 +94,8 @@ class Crew:
     """
 
     def __init__(self, work: Work, size: int, limit: float | None) -> None:
-        self._work = work
+        """Take what to do; raises UserError where only the user's script defines it."""
+        self._work = _importable(work)
         self._size = size
         self._limit = limit
         self._workers: list[_Worker] = []
@@ -102,7 +115,7 @@ class Crew:
                 self._hand_out()
                 workers = {w.connection: w for w in self._workers}
                 for connection in wait(list(workers), _LOOK_S):
-                    self._hear(workers[cast("Pipe", connection)])
+                    self._hear(workers[cast("Line", connection)])
                 self._look_at_clocks()
                 update(self._finished + sum(w.done for w in self._workers))
                 if self._error:
@@ -115,16 +128,25 @@ class Crew:
     def _hand_out(self) -> None:
         idle = [w for w in self._workers if w.ready and not w.shard]
         while self._waiting and idle:
-            idle.pop().start(self._waiting.popleft())
+            idle.pop().start(self._work, self._waiting.popleft())
         while self._waiting and len(self._workers) < self._size:
             self._hire()
 
     def _hire(self) -> None:
-        ours, theirs = _CONTEXT.Pipe()
         free = min({*range(self._size)} - {worker.place for worker in self._workers})
-        process = _CONTEXT.Process(target=_serve, args=(theirs, self._work, free), daemon=True)
-        process.start()
-        theirs.close()  # or the end of the process would not close the pipe
+        try:
+            ours, theirs = Pipe()
+            with theirs:  # or the end of the process would not close the pipe
+                fd = theirs.fileno()
+                life = _LIFE.format(path=sys.path, fd=fd, pid=os.getpid(), place=free)
+                process = subprocess.Popen(
+                    [sys.executable, "-c", life], stdin=subprocess.DEVNULL, pass_fds=[fd]
+                )
+        except OSError as error:
+            raise UserError(
+                f"cannot start a process that reads videos ({error.strerror}); lower "
+                "trainer.prepare_workers"
+            ) from error
         self._workers.append(_Worker(process, ours, free))
 
     def _hear(self, worker: _Worker) -> None:
@@ -155,10 +177,9 @@ class Crew:
     def _replace(self, worker: _Worker, seconds: float | None) -> None:
         """End a worker that took `seconds`, or bury one that died; its shard starts again."""
         worker.process.kill()
-        worker.process.join()
         worker.connection.close()
         self._workers.remove(worker)
-        how = _how_it_ended(worker.process.exitcode)
+        how = _how_it_ended(worker.process.wait())
         shard, at = worker.shard, worker.done
         if self._limit and shard and at < len(shard.items) and at not in shard.lost:
             reason = f"took longer than {seconds:g} s" if seconds else f"ended its process by {how}"
@@ -178,27 +199,42 @@ class Crew:
     def _close(self) -> None:
         """End the processes; one in the middle of a shard removes its half-written file first."""
         for worker in self._workers:
-            if worker.shard and worker.process.pid:
-                with suppress(ProcessLookupError):
-                    os.kill(worker.process.pid, signal.SIGINT)
+            if worker.shard:
+                worker.process.send_signal(signal.SIGINT)
             worker.connection.close()
         for worker in self._workers:
-            worker.process.join(_UNWIND_S)
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(_UNWIND_S)
             worker.process.kill()
-            worker.process.join()
+            worker.process.wait()
 
 
-def _how_it_ended(code: int | None) -> str:
+def _importable(work: Work) -> Work:
+    """Return `work`; raises UserError where a worker could not import what it calls."""
+    called: Any = work
+    while isinstance(called, partial):
+        called = called.func
+    called = getattr(called, "__self__", called)  # of a method, what it belongs to
+    if (getattr(called, "__module__", None) or type(called).__module__) == "__main__":
+        name = getattr(called, "__name__", type(called).__name__)
+        raise UserError(
+            f"{name} is defined in the script itself, which workers do not run; put it in a module "
+            "of its own, or set trainer.prepare_workers=0"
+        )
+    return work
+
+
+def _how_it_ended(code: int) -> str:
     """Return the signal or the exit code that a process ended with, in words."""
     if code == -signal.SIGKILL:
         return "SIGKILL, as when memory runs out"
-    return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 class _Messenger:
     """The `Tick` of a worker process."""
 
-    def __init__(self, connection: Pipe) -> None:
+    def __init__(self, connection: Line) -> None:
         self._connection = connection
 
     def __call__(self) -> None:
@@ -213,20 +249,24 @@ def place() -> int | None:
     return _place
 
 
-def _serve(connection: Pipe, work: Work, place: int) -> None:
-    """Work on one shard after the other until there are no more: the life of a worker."""
+def serve(fd: int, parent: int, place: int) -> None:
+    """Work on one shard after the other until there are no more: the life of a worker.
+
+    `fd` is its end of the pipe to the process `parent`.
+    """
     global _place
     _place = place
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    connection: Line = Connection(fd)
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, _interrupt)
     with suppress(OSError):  # when memory runs out, it is to cost a clip and not the run
         Path("/proc/self/oom_score_adj").write_text("500")
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
         connection.send(("ready", None))
         while True:
-            shard = connection.recv()
-            problem = None
+            task, problem = connection.recv_bytes(), None
             try:
+                work, shard = pickle.loads(task)
                 work(shard, _Messenger(connection))
             except Exception as error:
                 problem = _portable(error)
@@ -250,9 +290,8 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _die_with_parent() -> None:
-    """End this worker when its parent was killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _die_with(parent: int) -> None:
+    """End this worker when its parent was killed; a hanging clip would keep it for ever."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_S)
     os._exit(1)

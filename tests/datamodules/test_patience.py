@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ import torch
 from torch.utils.data import Dataset
 
 from tvr_bench.cli import main
+from tvr_bench.datamodules import loaders, patience
 from tvr_bench.datamodules.items import TrainItems, VideoItems
-from tvr_bench.datamodules.loaders import _leave_signals
 from tvr_bench.datamodules.patience import PatientLoader
 from tvr_bench.errors import UserError
+from tvr_bench.signals import Stop, Stopped
 
 ITEMS, BAD = 40, 20
 HOW: dict[str, Callable[[], Any]] = {
@@ -47,7 +50,8 @@ class Numbers(Dataset[torch.Tensor]):
 
 
 def loader(data: Dataset[torch.Tensor], workers: int = 2, patience: float = 1.0) -> PatientLoader:
-    keywords = {"persistent_workers": workers > 0, "worker_init_fn": _leave_signals}
+    begin = partial(loaders._begin, sockets=tempfile.gettempdir())
+    keywords = {"persistent_workers": workers > 0, "worker_init_fn": begin}
     return PatientLoader(data, patience=patience, batch_size=4, num_workers=workers, **keywords)
 
 
@@ -161,3 +165,56 @@ def test_a_run_ends_with_one_line_and_is_taken_up(
     assert what in line and "goes on from the last checkpoint" in line
     assert processes_end(before)
     assert main(words) == 0
+
+
+def test_a_signal_that_waits_for_a_batch_waits_some_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "_LAST_S", 0.5)
+    before = multiprocessing.active_children()
+    batches = loader(Numbers(BAD, "sleeps"), patience=600.0)
+    with pytest.raises(KeyboardInterrupt) as end, Stop() as stop:
+        stop.waiting = True  # for the end of a step, which needs a batch
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            list(batches)
+        raise Stopped(stop.number)
+    assert getattr(end.value, "code", None) == 128 + signal.SIGTERM
+    del batches
+    assert processes_end(before)
+
+
+def test_batches_come_where_the_path_of_temporary_files_is_too_long_for_a_socket(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    words = ["bench", *tiny_settings, "model=meanpool", "trainer.workers=1", "trainer.timeout=8"]
+    assert main(words) == 0
+    assert tempfile.tempdir == str(long)
+
+
+def test_no_folder_for_sockets_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "_SOCKET", 3)
+    with pytest.raises(UserError, match=r"too long; set TMPDIR .* or trainer\.workers=0"):
+        loaders._folder_of_sockets()
+
+
+def test_too_few_open_files_are_said_at_once(
+    tiny_settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loaders.resource, "getrlimit", lambda _: (20, 20))
+    words = ["bench", *tiny_settings, "model=meanpool", "trainer.workers=2", "trainer.steps=1"]
+    assert main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "open files and 20 are allowed; say `ulimit -n" in line
+
+
+def test_a_batch_that_came_holds_no_file_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    batches = loader(Numbers(), workers=1)
+    kept = list(batches)
+    assert len(kept) == ITEMS // 4
+    assert len(os.listdir("/proc/self/fd")) - before < len(kept)
+    del batches

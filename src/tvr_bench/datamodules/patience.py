@@ -2,6 +2,9 @@
 
 DataLoader's own `timeout` sees an empty queue alone: it still waits for ever for a process that
 hangs at the turn of an epoch, after it has announced a batch, and at the end.
+
+A signal that ends a run waits for the end of a step, which needs its batch: it is waited for a few
+seconds then.
 """
 
 from __future__ import annotations
@@ -14,11 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tvr_bench import signals
 from tvr_bench.errors import UserError
 
 _LOOKS = 8  # at the clock, in the time that a batch may take
+_LOOK_S = 1.0  # at most, between two looks
+_LAST_S = 10.0  # that a batch may still take after a signal
+_NO_FILES = ("Too many open files", "received 0 items of ancdata")  # no more could be opened
 _DEATH_S = 1.0  # after which a process that was killed is seen to be gone
 
 
@@ -46,9 +54,16 @@ class PatientLoader(DataLoader[Any]):
             while True:
                 with self._watch.waiting():
                     batch = next(batches)
-                yield batch
+                yield batch if self.pin_memory else _copied(batch)
         except StopIteration:
             return
+
+
+def _copied(batch: Any) -> Any:
+    """Return a batch of its own; what came is an open file per tensor for as long as it is kept."""
+    if isinstance(batch, dict):
+        return {key: _copied(value) for key, value in batch.items()}
+    return batch.clone() if isinstance(batch, Tensor) else batch
 
 
 class _Watch:
@@ -61,13 +76,15 @@ class _Watch:
         self._over = threading.Event()
         self._since: float | None = None
         self._acted = False
+        self._signal = 0  # the one that has ended the wait
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Let the clock run, and say so where a batch fails because a process is gone.
 
-        Raises UserError where it hung, else a RuntimeError with torch's words for one that died.
+        Raises UserError where it hung, Stopped where a signal was not to wait for it, else a
+        RuntimeError with torch's words for one that died.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="patience", daemon=True)
@@ -76,10 +93,17 @@ class _Watch:
         try:
             yield
         except (OSError, EOFError, RuntimeError) as error:  # what a process that is gone leads to
+            if any(words in str(error) for words in _NO_FILES):
+                raise UserError(
+                    "the processes that load batches need more open files than are allowed; say "
+                    "`ulimit -n 4096` before, or lower trainer.workers"
+                ) from error
             if self.batches is None or not self._lost():
                 raise
             if not self._acted:
                 raise RuntimeError(f"a DataLoader worker was killed: {error}") from error
+            if self._signal:
+                raise signals.Stopped(self._signal) from error
             raise UserError(
                 f"no batch came for {self.patience:g} s: a process that loads batches hangs, as "
                 "where a file system does not answer; mend that, or raise trainer.timeout, and "
@@ -126,10 +150,14 @@ class _Watch:
             process.kill()  # one that is stopped is deaf to all else
 
     def _look(self) -> None:
-        while not self._over.wait(self.patience / _LOOKS):
-            since = self._since
-            late = since is not None and time.monotonic() - since > self.patience
-            if late and self._all_alive():  # else DataLoader looks for the dead every 5 s
-                self._acted = True
+        while not self._over.wait(min(_LOOK_S, self.patience / _LOOKS)):
+            if (since := self._since) is None:
+                continue
+            number, came = signals.received()
+            now = time.monotonic()
+            hurried = bool(number) and now - max(since, came) > _LAST_S
+            # the dead are found by DataLoader, which looks every 5 s
+            if (hurried or now - since > self.patience) and self._all_alive():
+                self._acted, self._signal = True, number if hurried else 0
                 self._kill()
                 return
