@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from tvr_bench import config, devices
+from tvr_bench.bench import bench
 from tvr_bench.devices import Place, place_of
 from tvr_bench.errors import UserError
 from tvr_bench.registry import create_model
@@ -161,3 +164,59 @@ def test_the_layers_of_the_towers_are_the_blocks_of_a_model_in_parts() -> None:
     assert len(found) == 5 and len({type(block) for block in found}) == 1
     assert not any(isinstance(block, nn.Linear) for block in found)
     assert [parameter is model.log_scale for parameter in single_numbers(model)] == [True]
+
+
+STALE = {"RANK": "3", "LOCAL_RANK": "3", "GROUP_RANK": "1", "WORLD_SIZE": "8"}
+STALE |= {"MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
+IN_A_JOB = {"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}
+IN_A_JOB |= {"SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_STEP_NUM_TASKS": "1"}
+
+
+@pytest.mark.parametrize(
+    "left", [{"RANK": "3"}, {"LOCAL_RANK": "3"}, {"TORCHELASTIC_RUN_ID": "x"}, STALE, IN_A_JOB]
+)
+def test_a_rank_that_another_launch_has_left_is_none(
+    left: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as Lightning reads it when imported
+    assert place_of(_asked(), left) == Place()
+    with devices.together(_asked()) as team:
+        assert team.first
+    assert rank_zero_only.rank == 0
+    environment: Any = devices.strategy(_asked(2)).cluster_environment  # type: ignore[union-attr]
+    assert not environment.creates_processes_externally
+    assert environment.main_address == "127.0.0.1" and environment.node_rank() == 0
+
+
+def test_a_mistake_in_a_process_with_a_rank_left_over_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the other processes of a real launch leave it to the first one."""
+    for name, value in (STALE | IN_A_JOB).items():
+        monkeypatch.setenv(name, value)
+
+    def gone(code: int) -> None:
+        raise AssertionError(f"ended with {code}, without a word")
+
+    monkeypatch.setattr(os, "_exit", gone)
+    with (
+        pytest.raises(UserError, match="torchrun --nnodes 2"),
+        devices.together(_asked(1, 2)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("left", [STALE, IN_A_JOB])
+def test_a_run_writes_its_logs_whatever_rank_was_left(
+    left: dict[str, str], tiny_settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 3)
+    cfg = config.load([*tiny_settings, "model=meanpool", "run.name=left", "log.tensorboard=true"])
+    assert bench(cfg) is not None
+    folder = Path(cfg.run.root) / "left"
+    assert (folder / "csv" / "metrics.csv").stat().st_size > 0
+    assert [*folder.glob("tensorboard/events*")]

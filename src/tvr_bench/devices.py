@@ -20,6 +20,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.strategies import Strategy
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
@@ -30,6 +31,9 @@ from tvr_bench.schema import Config
 
 _STORE = "TVR_STORE"  # port and process of the first process, for those that it starts
 _LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# of another launch: a shell inside a job, a notebook's kernel, an export that was forgotten
+_STALE = (*_LIGHTNING, "RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
+_TORCHRUN = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
 _LOCAL = "127.0.0.1"
 _LOOK_S = 0.2
 
@@ -60,15 +64,16 @@ def place_of(cfg: Config, environment: Mapping[str, str] | None = None) -> Place
     """
     env = os.environ if environment is None else environment
     devices, nodes = cfg.trainer.devices, cfg.trainer.nodes
-    if _STORE in env and "LOCAL_RANK" in env:
+    launcher = launcher_of(env)
+    if launcher == "ours":
         local = int(env["LOCAL_RANK"])
         return Place("ours", local, local, 0, devices)
-    if "TORCHELASTIC_RUN_ID" in env:
+    if launcher == "torchrun":
         names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE")
         place = Place("torchrun", *(int(env[name]) for name in names))
         _check(place, int(env["LOCAL_WORLD_SIZE"]), cfg)
         return place
-    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if launcher == "slurm":
         names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS")
         place = Place("slurm", *(int(env[name]) for name in names))
         if "SLURM_NTASKS_PER_NODE" not in env:
@@ -81,6 +86,32 @@ def place_of(cfg: Config, environment: Mapping[str, str] | None = None) -> Place
             f"`torchrun --nnodes {nodes} --nproc-per-node {devices} -m tvr_bench` or srun"
         )
     return Place(world=devices)
+
+
+def launcher_of(env: Mapping[str, str]) -> str:
+    """Return what has started this process as one of several: ours, torchrun or slurm; else "".
+
+    A rank alone is no launch: shells inherit ranks, and launchers say how many there are, too.
+    """
+    if _STORE in env and "LOCAL_RANK" in env:
+        return "ours"
+    if all(name in env for name in (*_TORCHRUN, "RANK", "WORLD_SIZE")):
+        return "torchrun"
+    tasks = env.get("SLURM_STEP_NUM_TASKS", "")
+    return "slurm" if tasks.isdecimal() and int(tasks) > 1 else ""
+
+
+def settle() -> None:
+    """Make a process that nobody has launched the first of its own, in Lightning's eyes as well.
+
+    Lightning takes any RANK, LOCAL_RANK or SLURM_PROCID for this process's: the logs of a rank
+    above 0 are not written, and no further processes are started.
+    """
+    if launcher_of(os.environ) or dist.is_initialized():
+        return
+    for name in _STALE:
+        os.environ.pop(name, None)
+    rank_zero_only.rank = 0
 
 
 def _check(place: Place, per_node: int, cfg: Config) -> None:
@@ -190,10 +221,12 @@ def together(cfg: Config) -> Iterator[Team]:
 
     The exit code of all is 2 after a UserError, which the first process prints as one line.
     """
+    settle()
     try:
         place = place_of(cfg)
     except UserError:
-        if any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID")):
+        rank = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}.get(launcher_of(os.environ), "")
+        if os.environ.get(rank, "0") != "0":
             os._exit(2)  # the first process says it
         raise
     if place.world == 1:

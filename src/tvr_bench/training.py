@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
@@ -58,7 +59,10 @@ def build_trainer(
     training after its step.
     """
     _quiet()
+    devices.settle()
     trainer = cfg.trainer
+    strategy = devices.strategy(cfg)
+    alone = [LightningEnvironment()] if strategy == "auto" else []  # else Lightning looks for one
     every = {"val_check_interval": cfg.eval.every, "check_val_every_n_epoch": 1}
     if cfg.eval.every >= 1:
         every = {"val_check_interval": 1.0, "check_val_every_n_epoch": int(cfg.eval.every)}
@@ -66,7 +70,7 @@ def build_trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
         num_nodes=trainer.nodes,
-        strategy=devices.strategy(cfg),
+        strategy=strategy,
         precision=precision(cfg),  # type: ignore[arg-type]
         max_epochs=trainer.epochs if trainer.steps is None else -1,
         max_steps=trainer.steps or -1,
@@ -75,7 +79,7 @@ def build_trainer(
         deterministic="warn" if trainer.deterministic else False,
         log_every_n_steps=trainer.log_every,
         callbacks=[*_safety(cfg, run_dir, identity, stop), *callbacks, *_progress(cfg)],
-        plugins=[durable.DurableCheckpointIO()],
+        plugins=[durable.DurableCheckpointIO(), *alone],
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         logger=_loggers(cfg, run_dir),
         fast_dev_run=trainer.smoke,
@@ -93,11 +97,13 @@ def build_trainer(
 def build_tester(cfg: Config, callbacks: list[Callback]) -> pl.Trainer:
     """Return a trainer that only tests, on one device, and writes nothing."""
     _quiet()
+    devices.settle()
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
         precision=precision(cfg),  # type: ignore[arg-type]
         callbacks=callbacks,
+        plugins=[LightningEnvironment()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
