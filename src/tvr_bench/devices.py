@@ -111,7 +111,7 @@ def settle() -> None:
         return
     for name in _STALE:
         os.environ.pop(name, None)
-    rank_zero_only.rank = 0
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 
 def _check(place: Place, per_node: int, cfg: Config) -> None:

@@ -1,6 +1,6 @@
 """A clip that hangs the decoder, crashes it or has it killed is on the ledger; all others are read.
 
-The faults are in a script of their own: a worker process loads it again, and so has them too.
+The faults are in what Python loads at its start, so that worker processes have them too.
 """
 
 from __future__ import annotations
@@ -22,15 +22,10 @@ from tvr_bench.files import Ledger
 from tvr_bench.media.cache import FrameSpec, build_frames
 from tvr_bench.media.captioner import WindowSpec, build_windows
 
-SCRIPT = """
-import ctypes, json, os, signal, sys, time
-from pathlib import Path
+FAULTS = """
+import ctypes, os, signal, time
 from ocr_clips import ColourEngine
-from tvr_bench.contents import Contents
-from tvr_bench.datamodules.check_videos import Look, look_at
-from tvr_bench.datamodules.types import Clip
-from tvr_bench.files import Ledger
-from tvr_bench.media import cache, captioner, video
+from tvr_bench.media import captioner, video
 
 FAULTS = {
     "hang": lambda: time.sleep(3600),
@@ -40,7 +35,7 @@ FAULTS = {
 
 def broken(read):
     def reading(self, times, *how):
-        with open(sys.argv[1], "a") as log:
+        with open(os.environ["TRIED"], "a") as log:
             log.write(self.path.stem + "\\n")
         FAULTS.get(self.path.stem, lambda: None)()
         return read(self, times, *how)
@@ -49,26 +44,34 @@ def broken(read):
 video.Video.read = broken(video.Video.read)
 captioner._engine = lambda *_: ColourEngine()
 captioner.engine_version = lambda *_: "1"
+"""
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from tvr_bench.contents import Contents
+from tvr_bench.datamodules.check_videos import Look, look_at
+from tvr_bench.datamodules.types import Clip
+from tvr_bench.files import Ledger
+from tvr_bench.media import cache, captioner
 
-if __name__ == "__main__":
-    _, log, folder, root, kind, timeout, *names = sys.argv
-    clips = [Clip(name, Path(folder) / f"{name}.mp4") for name in names]
-    ledger, how = Ledger(), {"workers": 2}
-    if kind == "frames":
-        spec = cache.FrameSpec(3, (24, 32), timeout=float(timeout))
-        found = sorted(cache.build_frames(clips, spec, Path(root), ledger=ledger, **how))
-    elif kind == "check":
-        look, known = Look((3,), timeout=float(timeout)), Contents(Path(root))
-        seen = look_at(clips, look, Path(root), known, workers=2)
-        found = sorted(clip.id for clip in clips if "error" not in seen[clip])
-        for clip in clips:
-            if clip.id not in found:
-                ledger.add(id=clip.id, path="", stage=kind, error=seen[clip]["error"])
-    else:
-        spec = captioner.WindowSpec(windows=2, timeout=float(timeout))
-        found = sorted(captioner.build_windows(clips, spec, Path(root), ledger=ledger, **how))
-    lost = {e.id: [e.stage, e.message] for e in ledger.entries}
-    print(json.dumps({"found": found, "lost": lost}))
+_, folder, root, kind, timeout, *names = sys.argv
+clips = [Clip(name, Path(folder) / f"{name}.mp4") for name in names]
+ledger, how = Ledger(), {"workers": 2}
+if kind == "frames":
+    spec = cache.FrameSpec(3, (24, 32), timeout=float(timeout))
+    found = sorted(cache.build_frames(clips, spec, Path(root), ledger=ledger, **how))
+elif kind == "check":
+    look, known = Look((3,), timeout=float(timeout)), Contents(Path(root))
+    seen = look_at(clips, look, Path(root), known, workers=2)
+    found = sorted(clip.id for clip in clips if "error" not in seen[clip])
+    for clip in clips:
+        if clip.id not in found:
+            ledger.add(id=clip.id, path="", stage=kind, error=seen[clip]["error"])
+else:
+    spec = captioner.WindowSpec(windows=2, timeout=float(timeout))
+    found = sorted(captioner.build_windows(clips, spec, Path(root), ledger=ledger, **how))
+lost = {e.id: [e.stage, e.message] for e in ledger.entries}
+print(json.dumps({"found": found, "lost": lost}))
 """
 
 
@@ -88,10 +91,15 @@ def build(tmp_path: Path, folder: Path, kind: str, timeout: float, names: Sequen
     """Build in a process of its own; return what it says and the clips that it tried to read."""
     script, log = tmp_path / "script.py", tmp_path / "log"
     script.write_text(SCRIPT)
+    (tmp_path / "sitecustomize.py").write_text(FAULTS)
     log.write_text("")
-    words = [str(word) for word in (script, log, folder, tmp_path / "cache", kind, timeout, *names)]
-    places = (str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    words = [str(word) for word in (script, folder, tmp_path / "cache", kind, timeout, *names)]
+    places = (
+        str(tmp_path),
+        str(Path(__file__).parent),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "TRIED": str(log)}
     done = subprocess.run(
         [sys.executable, *words], env=env, capture_output=True, text=True, timeout=120
     )
