@@ -340,7 +340,7 @@ def test_an_unreadable_test_video_is_a_named_miss_and_the_denominator_stays(
     [
         (["clip0.mp4"], [], "1 of 5 videos of split 'train' are not there"),
         (["bad.mp4"], [], "1 of 4 videos of split 'test' are not there"),
-        (["bad.mp4"], ["data.allow_missing=true"], ""),
+        (["bad.mp4"], ["data.allow_missing=true", "text.words=3"], ""),
     ],
 )
 def test_a_csv_of_one_file_that_is_gone(
@@ -364,8 +364,14 @@ def test_a_csv_of_one_file_that_is_gone(
         return
     assert code == 0
     (run,) = (tmp_path / "runs").iterdir()
-    assert load_record(run).data.missing_ids == ["bad.mp4"]
-    assert load_record(run).data.failed == []
+    data = load_record(run).data
+    assert data.missing_ids == ["bad.mp4"] and data.failed == []
+    assert data.captions_cut == {"train": 5, "val": 2, "test": 4}
+    assert data.notes == [
+        f"{name}: {count} of {count} captions have more than text.words=3 tokens and are cut there"
+        for name, count in data.captions_cut.items()
+    ]
+    assert all(printed.count(f"note: {line}") == 1 for line in data.notes)
 
 
 def test_a_run_leaves_nothing_outside_of_its_places(

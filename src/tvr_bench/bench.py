@@ -75,6 +75,7 @@ def _bench(cfg: Config, command: str, team: devices.Team, stop: Stop) -> Record 
             encoded.encode_frames(model, data, splits)
     assert data.tokenizer is not None
     if team.first:
+        data.tell()
         save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
     model.tokenizer = data.tokenizer
     training.seed(cfg)  # again: whether the caches were full must not change a number

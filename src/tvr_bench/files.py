@@ -71,6 +71,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def links_top(folder: Path) -> Path:
+    """Return the real folder that links below `folder` may lead into without leading out of it.
+
+    That is the folder itself or, of a snapshot in the Hugging Face hub's cache, the folder of its
+    repository, which keeps the files of all snapshots in `blobs`.
+    """
+    real = Path(os.path.realpath(folder))
+    for path in (real, *real.parents):
+        if path.parent.name == "snapshots" and (path.parent.parent / "blobs").is_dir():
+            return path.parent.parent
+    return real
+
+
 @dataclass(frozen=True)
 class Failure:
     """One thing that could not be used, and why."""

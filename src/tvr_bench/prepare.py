@@ -39,6 +39,7 @@ def prepare_data(cfg: Config, part: Part) -> None:
     data = dataset_class(cfg.data.name)(cfg, ledger=ledger, scene_text=model.reads_text)
     splits = SPLITS if trained(cfg) else ("test",)
     data.prepare(splits, part, trains=False)
+    data.tell()
     if cfg.backbone.cache:
         encoded.encode_frames(model, data, splits)
     console = Console(stderr=True, highlight=False, soft_wrap=True)

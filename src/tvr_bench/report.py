@@ -147,6 +147,12 @@ def _data_info(cfg: Config, data: VideoTextDataModule) -> DataInfo:
         missing_ids=sorted(missing),
         failed=sorted(failed - missing),
         clips_with_text=with_text if data.reads_text else None,
+        captions_cut={
+            name: data.items(name).cut["captions"][0]
+            for name in data.prepared
+            if data.items(name).cut
+        },
+        notes=data.remarks,
         failures=dict(Counter(entry.stage for entry in data.ledger.entries)),
     )
 

@@ -125,6 +125,7 @@ def evaluate(
         data = dataset_class(data)(cfg, scene_text=model.reads_text)
     data.tokenizer = data.tokenizer or model.tokenizer
     data.prepare([split])
+    data.tell()
     evaluation = evaluation_of(model)
     tester = build_tester(cfg, [evaluation])
     run = tester.test if split == "test" else tester.validate

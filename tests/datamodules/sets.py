@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import functools
 import json
@@ -71,6 +72,9 @@ def saved_by_others(value: Any) -> dict[str, bytes | str]:
     return {
         "byte-order mark": MARK + json.dumps(value, ensure_ascii=False).encode(),
         "CRLF": json.dumps(value, indent=1).replace("\n", "\r\n"),
+        "CR": json.dumps(value, indent=1).replace("\n", "\r"),
+        "UTF-16": json.dumps(value, ensure_ascii=False).encode("utf-16"),
+        "UTF-16, the other order": codecs.BOM_UTF16_BE + json.dumps(value).encode("utf-16-be"),
     }
 
 
@@ -87,5 +91,13 @@ def broken_json(value: dict[str, Any] | list[Any]) -> dict[str, tuple[Any, str]]
         "another encoding": ('{"v_a": "é"}'.encode("latin-1"), r"not UTF-8 \(byte 9\)"),
         "nested 100,000 deep": ("[" * 100_000, "not readable JSON"),
         "a number of 5,000 digits": ('{"v_a": ' + "1" * 5000 + "}", "not readable JSON"),
+        "UTF-16 without a mark": (
+            json.dumps(value).encode("utf-16-le"),
+            "looks like UTF-16-LE without its byte-order mark",
+        ),
+        "a ZIP file": (b"PK\x03\x04....", "an Excel workbook or another ZIP file, not text"),
+        "a zero byte": ('{"v_a":\n"\0"}', "has a NUL character in line 2"),
+        "a zero byte, escaped": ('{"v_a":\n"a\\\\\\u0000"}', "has a NUL character in line 2"),
+        "a key twice": ('{"v_a": 1, "v_a": 2}', "the key 'v_a' is there twice"),
         "half a character": ('["\\ud800"]', "not readable JSON"),
     }

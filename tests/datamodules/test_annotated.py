@@ -12,7 +12,7 @@ import pytest
 from media.make_clips import make_clip
 from tiny import TINY_MODEL, TINY_RUN
 from tvr_bench import config
-from tvr_bench.datamodules import annotation_files
+from tvr_bench.datamodules import annotation_files, text_files
 from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry, held_out
 from tvr_bench.errors import UserError
 
@@ -146,7 +146,7 @@ def test_held_out_clips_are_the_same_whatever_the_order() -> None:
         (b"{", "not readable JSON"),
         (b"[1, 2]", "must hold an object"),
         (b'"text"', "must hold an object"),
-        (b"\xff\xfe{}", "not UTF-8"),
+        (b"\xff\xfe{", "begins as UTF-16 does, but is not UTF-16 at byte 2"),
         (b"[" * 100_000, "not readable JSON"),
         (b'{"a": 1}', "no list of texts"),
         (b'{"a": []}', "no list of texts"),
@@ -178,7 +178,7 @@ def test_a_byte_order_mark_emoji_and_long_captions_are_read(make: Make, tmp_path
 def test_a_file_that_is_too_large_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(annotation_files, "_LARGEST", 10)
+    monkeypatch.setattr(text_files, "_LARGEST", 10)
     (tmp_path / "a.json").write_text(json.dumps(["x" * 20]))
     with pytest.raises(UserError, match="larger than"):
         annotation_files.read_json(tmp_path / "a.json", list)

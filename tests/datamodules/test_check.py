@@ -71,6 +71,20 @@ def test_a_whole_data_set_passes_and_a_second_look_reads_nothing(
     assert _check(own, "--whole") == 0
 
 
+def test_what_was_understood_left_out_and_cut_is_noted(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = own.read_text().splitlines()
+    own.write_text(lines[0].replace(",", ";") + ";fps\n" + "".join(
+        f"{line.replace(',', ';')};25\n" for line in lines[1:]
+    ))  # fmt: skip
+    assert _check(own, "text.words=3") == 1
+    shown = capsys.readouterr().out
+    assert "note: own.csv: its columns are parted by semicolons" in shown
+    assert "note: own.csv: left out: the column 'fps'" in shown
+    assert "note: train: 12 of 12 captions have more than text.words=3 tokens and are cut" in shown
+
+
 def test_a_killed_check_goes_on(
     own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tvr_bench.datamodules.folder import VideoFolder, checked_name, without_suffix
+from tvr_bench.datamodules.folder import (
+    Names,
+    VideoFolder,
+    checked_name,
+    on_links,
+    why_missing,
+    without_suffix,
+)
 from tvr_bench.errors import UserError
 
 
@@ -57,13 +64,74 @@ def test_a_key_inside_a_name_finds_its_file(tmp_path: Path) -> None:
     assert folder.find("12@N02_778_zzz.mp4", key="778") is None
 
 
-def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_not(tmp_path: Path) -> None:
-    _touch(tmp_path / "outside" / "secret.mp4", tmp_path / "root" / "real" / "a.mp4")
-    (tmp_path / "root" / "again").symlink_to(tmp_path / "root" / "real" / "a.mp4")
-    assert len(VideoFolder(tmp_path / "root")) == 1
-    (tmp_path / "root" / "out.mp4").symlink_to(tmp_path / "outside" / "secret.mp4")
-    with pytest.raises(UserError, match="leads out of"):
+def test_links_to_videos_on_another_disk_are_followed_and_told_of(tmp_path: Path) -> None:
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    _touch(disk / "b.mp4", disk / "more" / "c.webm", root / "real" / "a.mp4")
+    (root / "again.mp4").symlink_to(root / "real" / "a.mp4")
+    assert VideoFolder(root).outward == []
+    (root / "b.mp4").symlink_to(disk / "b.mp4")
+    (root / "more").symlink_to(disk / "more")
+    folder = VideoFolder(root)
+    assert folder.outward == [root / "b.mp4", root / "more" / "c.webm"]
+    assert (folder.find("b"), folder.find("c")) == (root / "b.mp4", root / "more" / "c.webm")
+    said = on_links(folder.outward, len(folder), root)
+    assert said.startswith("2 of 4 videos lie outside of") and said.endswith(f"{disk}/b.mp4")
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "secret", "../secret.txt", "secret.mp4.gpg"])
+def test_a_link_out_of_the_folder_to_what_is_no_video_is_refused(
+    target: str, tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    _touch(tmp_path / "secret", tmp_path / "secret.txt", tmp_path / "secret.mp4.gpg")
+    (tmp_path / "root" / "a.mp4").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"is a link that leads out of .*not named as a video"):
         VideoFolder(tmp_path / "root")
+
+
+def test_the_hubs_cache_gives_its_videos(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "datasets--someone--clips"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    _touch(repository / "blobs" / ("a" * 64), tmp_path / "hub" / "other")
+    (snapshot / "videos").mkdir(parents=True)
+    (snapshot / "videos" / "v1.mp4").symlink_to(f"../../../blobs/{'a' * 64}")
+    for root in (snapshot, snapshot / "videos"):
+        folder = VideoFolder(root)
+        assert folder.find("v1") == snapshot / "videos" / "v1.mp4" and folder.outward == []
+    (snapshot / "videos" / "v2.mp4").symlink_to("../../../../other")
+    with pytest.raises(UserError, match="leads out of"):
+        VideoFolder(snapshot)
+
+
+def test_a_link_to_nothing_is_missing_and_says_where_it_led(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "v1.mp4").symlink_to("/mnt/not-mounted/v1.mp4")
+    path = VideoFolder(tmp_path / "root").find("v1")
+    assert path is not None and not path.is_file()
+    assert why_missing(path) == "no such file: a link to /mnt/not-mounted/v1.mp4, where nothing is"
+
+
+def test_what_may_be_wrong_with_a_name_is_said(tmp_path: Path) -> None:
+    _touch(tmp_path / "A.MP4")
+    assert why_missing(tmp_path / "a.mp4") == "no such file; there is 'A.MP4'"
+    assert "its name has U+200B ZERO WIDTH SPACE" in why_missing(tmp_path / "b\u200b.mp4")
+    assert why_missing(tmp_path / "c.mp4") == "no such file"
+    assert why_missing(tmp_path / "no" / "c.mp4") == "no such file"
+
+
+def test_a_name_is_found_in_other_spellings_where_only_that_is_there(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    _touch(
+        tmp_path / apart / f"{composed}.mp4", tmp_path / "clips" / "a.mp4", tmp_path / "x\\y.mp4"
+    )
+    names = Names(tmp_path)
+    assert names.find(f"{composed}/{apart}.mp4") == f"{apart}/{composed}.mp4"
+    assert names.find("clips\\a.mp4") == names.find(".\\clips\\a.mp4") == "clips/a.mp4"
+    assert names.find("x\\y.mp4") == "x\\y.mp4"
+    for name in ("clips/b.mp4", "..\\a.mp4", "C:\\a.mp4", "a\0.mp4", "x" * 300, ".."):
+        assert names.find(name) == name
+    _touch(tmp_path / composed / f"{composed}.mp4")
+    assert names.find(f"{composed}/{composed}.mp4") == f"{composed}/{composed}.mp4"
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:

@@ -235,7 +235,10 @@ BAD = {
         r"names a video '\.\./\.\./etc/passwd', which is no safe name",
     ),
     "an id like an option": (_list("--help"), "'--help', of which there are no captions"),
-    "a list in UTF-16": (_list("") | {"val_list.txt": VAL.encode("utf-16")}, "not UTF-8"),
+    "a list in UTF-16 without a mark": (
+        _list("") | {"val_list.txt": VAL.encode("utf-16-le")},
+        "looks like UTF-16-LE",
+    ),
     "a pickle that calls": (_tokens(b"cos\nsystem\n(S'true'\ntR."), "GLOBAL at byte 0"),
     "a pickle that is cut": (_tokens(pickle.dumps(SPOKEN)[:-9]), "no readable pickle|last frame"),
     "a pickle of a list": (_tokens([SPOKEN]), "must hold captions by video"),

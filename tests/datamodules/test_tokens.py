@@ -14,6 +14,7 @@ from tvr_bench.config import load
 from tvr_bench.datamodules.tokens import (
     build_tokenizer,
     encode,
+    encode_counting,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
@@ -44,6 +45,15 @@ def test_ids_begin_with_begin_end_with_end_and_are_padded(tokenizer: Tokenizer) 
         assert not row[length:].any()
         assert (row[1 : length - 1] > 2).all()
     assert lengths[0] > lengths[1] == 3
+
+
+def test_texts_that_are_cut_are_counted(tokenizer: Tokenizer) -> None:
+    for length in range(1, 3 * WORDS):
+        text = " ".join(["a"] * length)  # a token each, beside begin and end
+        ids, mask, cut = encode_counting(tokenizer, [text, "the"])
+        assert cut.tolist() == [length > WORDS - 2, False]
+        assert np.array_equal(ids, encode(tokenizer, [text, "the"])[0])
+        assert mask[0].sum() == min(length + 2, WORDS)
 
 
 def test_case_and_form_do_not_matter_but_words_do(tokenizer: Tokenizer) -> None:

@@ -204,7 +204,7 @@ BAD = {
         | {"train_list.txt": "\n".join([*TRAIN[:2], "../../etc/passwd"])},
         "'../../etc/passwd', which is no safe name",
     ),
-    "a list in UTF-16": (_list("train", ONE.encode("utf-16")), "not UTF-8"),
+    "a list in UTF-16 without a mark": (_list("train", ONE.encode("utf-16-le")), "UTF-16-LE"),
     "a mapping of something else": (
         LAYOUTS["HGR"] | {"vatex_mapping.txt": "a_1_2 vid1\n"},
         "has a line 'a_1_2 vid1', no 'ID videoN'",

@@ -203,7 +203,7 @@ BAD_ROWS: dict[str, tuple[str | bytes, str]] = {
     "header only": (HEADER, "has no videos"),
     "no header": ("9,3,113,x,a\n", "no column 'end'"),
     "a column missing": ("end,start,text,video_id\n9,3,x,a\n", "no column 'task'"),
-    "semicolons": (HEADER.replace(",", ";") + "9;3;113;x;a\n", "no column"),
+    "colons": (HEADER.replace(",", ":") + "9:3:113:x:a\n", "no column"),
     "too few cells": (HEADER + "9,3,113,x\n", "line 2 has too few cells"),
     "an empty text": (HEADER + "9,3,113,,a\n", "row 1 has no sentence"),
     "a time in words": (HEADER + "9,3,113,x,a\nnine,3,113,x,a\n", "row 2 has a time that is no"),

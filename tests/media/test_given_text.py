@@ -281,6 +281,16 @@ def test_a_wrong_place_is_said(
     assert "\n" not in str(error.value)
 
 
+def test_a_snapshot_in_the_hubs_cache_gives_its_files(video: Path, kwai: GivenSpec) -> None:
+    repository = kwai.place.parent / "datasets--someone--text"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (kwai.place / "street.json").rename(repository / "blobs" / "abcd")
+    (snapshot / "street.json").symlink_to("../../blobs/abcd")
+    assert "street" in build(GivenSpec("kwai", snapshot), [Clip("street", video)])
+
+
 @pytest.mark.parametrize("name", ["../secret", "/secret", "link/secret", "loop", "link"])
 def test_nothing_outside_of_the_folder_is_opened(name: str, video: Path, kwai: GivenSpec) -> None:
     outside = kwai.place.parent

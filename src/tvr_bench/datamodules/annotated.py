@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tvr_bench.datamodules.base import VideoTextDataModule
-from tvr_bench.datamodules.folder import VideoFolder, checked_name, without_suffix
+from tvr_bench.datamodules.folder import VideoFolder, checked_name, on_links, without_suffix
 from tvr_bench.datamodules.types import Clip, Query, Split
 from tvr_bench.errors import UserError
 
@@ -70,14 +70,6 @@ class AnnotatedDataModule(VideoTextDataModule):
         """The edition that was chosen, where there are several."""
         return str(self.cfg.data[self.edition]) if self.edition else ""
 
-    def notes(self) -> list[str]:
-        """Return lines for a person: what is odd about the annotations and may change a score."""
-        return []
-
-    def unlike_papers(self) -> str:
-        """Return why scores on these annotations cannot be held against the papers', "" if so."""
-        return ""
-
     @property
     def annotation_files(self) -> dict[str, Path]:
         """The annotation files that were opened so far, by the name they were asked for."""
@@ -95,7 +87,10 @@ class AnnotatedDataModule(VideoTextDataModule):
     @cached_property
     def folder(self) -> VideoFolder:
         """The videos that there are."""
-        return VideoFolder(self._place("videos"), type(self).key_of)
+        folder = VideoFolder(self._place("videos"), type(self).key_of)
+        if folder.outward:
+            self.remark(on_links(folder.outward, len(folder), folder.root))
+        return folder
 
     def read_split(self, name: str) -> Split:
         """Return a split; raises UserError for files that are missing, broken or of other size.

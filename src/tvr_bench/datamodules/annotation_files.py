@@ -2,72 +2,78 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvr_bench.datamodules.tables import parse_table
+from tvr_bench.datamodules.text_files import FETCH, invisible, line_at, lines_of, named, read_text
 from tvr_bench.errors import UserError
 
-_LARGEST = 512_000_000  # bytes of an annotation file; the largest official one has 160 MB
-
-
-def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text, a byte-order mark left out; UserError where it is something else.
-
-    Files above 512 MB are refused.
-    """
-    if path.stat().st_size > _LARGEST:
-        raise UserError(f"{path} is larger than 512 MB; is it an annotation file?")
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); fetch it again") from error
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON escapes it, and no escaped backslash before
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """Return a JSON file's value, a `kind` (dict or list); UserError where it is not."""
+    """Return a JSON file's value, a `kind` (dict or list); UserError where it is not.
+
+    An object that has a key twice is refused: which of the two is meant, nobody knows.
+    """
     text = read_text(path)
+    if escaped := _NUL.search(text):
+        raise UserError(
+            f"{path} has a NUL character in line {line_at(text, escaped.end())}; {FETCH}"
+        )
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
         if "\\ud" in text.lower():  # half of a pair of escapes is no character
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not readable JSON ({reason}); fetch it again") from error
+        raise UserError(f"{path} is not readable JSON ({reason}); {FETCH}") from error
     if not isinstance(value, kind):
         what = "an object" if kind is dict else "a list"
         raise UserError(f"{path} must hold {what}; is it the right file?")
     return value
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice in one object")
+    return found
+
+
 def read_list(path: Path) -> list[str]:
     """Return the lines of a file that are not blank, without the space around them."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in lines_of(read_text(path)) if line.strip()]
 
 
-def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
-    """Return the rows of a CSV with a header that has `columns`; UserError where it has not."""
-    # as a file: a cell in quotes keeps its line ends
-    lines = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
-    try:
-        rows = list(lines)
-    except csv.Error as error:
-        raise UserError(f"{path} is not a readable CSV ({error}); fetch it again") from error
-    missing = [column for column in columns if column not in (lines.fieldnames or [])]
-    if missing:
-        raise UserError(f"{path} has no column '{missing[0]}'; is it the right file?")
-    for number, row in enumerate(rows, 2):
-        if any(row[column] is None for column in columns):
-            raise UserError(f"{path} line {number} has too few cells; fetch it again")
-        if None in row:
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a table with a header that has `columns`, which alone are kept.
+
+    Commas, semicolons, tabs and bars part cells. Raises UserError for a table without `columns`.
+    """
+    wanted = set(columns)
+    table = parse_table(
+        path, read_text(path), lambda cells: len(wanted & set(cells)), FETCH, strict=False
+    )
+    places = {column: table.header.index(column) for column in columns if column in table.header}
+    for column in columns:
+        if column not in places:
+            shown = ", ".join(table.header)[:80]
             raise UserError(
-                f"{path} line {number} has too many cells; is a text with a '{delimiter}' without "
-                "quotes?"
+                f"{path} has no column '{column}' (it has: {shown}); is it the right file?"
             )
-    return rows
+        if table.header.count(column) > 1:
+            raise UserError(f"{path} has two columns '{column}'; {FETCH}")
+    for line in table.lines:
+        if line.short:
+            raise UserError(f"{path} line {line.number} has too few cells; {FETCH}")
+    return [{name: line.cells[i] for name, i in places.items()} for line in table.lines]
 
 
 def texts_of(value: Any, where: str) -> tuple[str, ...]:
@@ -84,8 +90,9 @@ def in_order(ids: Iterable[str], known: dict[str, Any], where: str) -> list[str]
         if one in found:
             raise UserError(f"{where} names {one[:60]!r} twice; fetch it again")
         if one not in known:
+            hidden = "".join(f" (with {named(sign)})" for sign in invisible(one)[:1])
             raise UserError(
-                f"{where} names {one[:60]!r}, of which there are no captions; fetch both"
+                f"{where} names {one[:60]!r}{hidden}, of which there are no captions; fetch both"
             )
         found[one] = None
     return list(found)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+from rich.console import Console
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
@@ -71,6 +72,8 @@ class VideoTextDataModule(pl.LightningDataModule):
         self.seconds: dict[str, float] = {}
         self.start: dict[str, int] | None = None  # the epoch and batch that training starts with
         self._splits: dict[str, Split] = {}
+        self.remarks: list[str] = []  # what a person should know of how the data were read
+        self._told = 0  # of these
         self._windows: dict[str, list[str]] = {}
         self._frames: dict[str, FrameStore | VideoFeatures] = {}
         self._items: dict[str, Items] = {}
@@ -85,6 +88,26 @@ class VideoTextDataModule(pl.LightningDataModule):
     def text_names(self, clip: Clip) -> tuple[str, ...]:
         """Return what scene text of a clip that others read may be filed under, the best first."""
         return (clip.id,)
+
+    def notes(self) -> list[str]:
+        """Return lines for a person: what is odd about the annotations and may change a score."""
+        return []
+
+    def unlike_papers(self) -> str:
+        """Return why scores on these annotations cannot be held against the papers', "" if so."""
+        return ""
+
+    def remark(self, line: str) -> None:
+        """Keep a line about how the data were read, once."""
+        if line not in self.remarks:
+            self.remarks.append(line)
+
+    def tell(self) -> None:
+        """Print the remarks that were not printed before."""
+        console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        for line in self.remarks[self._told :]:
+            console.print(f"note: {line}")
+        self._told = len(self.remarks)
 
     @property
     def variant(self) -> str:
@@ -143,6 +166,8 @@ class VideoTextDataModule(pl.LightningDataModule):
             self.tokenizer = tokens.build_tokenizer(self.cfg, captions)
         for name in todo:
             self._items[name] = self._open(name)
+            for line in tokens.on_cut(self.cfg.text.words, name, self._items[name].cut):
+                self.remark(line)
         if "train" in todo and part.whole and trains:
             check_bad_fraction(self)
 

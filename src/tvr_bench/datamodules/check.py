@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tvr_bench.datamodules import tokens
 from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts
 from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
 from tvr_bench.datamodules.check_videos import Facts, Look, look_at
 from tvr_bench.datamodules.types import Clip, Split
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, atomic_write
-from tvr_bench.settings import split_frames
+from tvr_bench.settings import extracted, split_frames
 
 MANIFEST, LEDGER = "manifest.jsonl", "failures.jsonl"
 _FAR = 2.0  # seconds that a video may differ from its annotation; keyframes round them
@@ -106,6 +107,7 @@ def check(data: VideoTextDataModule, out: Path, *, whole: bool = False) -> Repor
             _fill(report, splits[report.name], facts, ledger, _expected(data))
     _write_manifest(out / MANIFEST, splits, facts)
     notes, unlike = _remarks(data)
+    notes = [*data.remarks, *notes, *_cut(data, splits)]
     return Report(data.cfg.data.name, reports, notes, out / MANIFEST, out / LEDGER, unlike)
 
 
@@ -134,12 +136,26 @@ def _remarks(data: VideoTextDataModule) -> tuple[list[str], str]:
 
     A file that is missing is one such line.
     """
-    if not isinstance(data, AnnotatedDataModule):
-        return [], ""
     try:
         return data.notes(), data.unlike_papers()
     except UserError as error:
         return [str(error)], ""
+
+
+def _cut(data: VideoTextDataModule, splits: dict[str, Split]) -> list[str]:
+    """Return how many captions the tokenizer of the chosen backbone cuts."""
+    if extracted(data.cfg):
+        return []
+    texts = {name: [query.text for query in split.queries] for name, split in splits.items()}
+    try:
+        own = data.tokenizer or tokens.build_tokenizer(data.cfg, next(iter(texts.values())))
+    except UserError as error:
+        return [f"how many captions text.words cuts cannot be said: {error}"]
+    lines = []
+    for name, some in texts.items():
+        cut = int(tokens.encode_counting(own, some)[2].sum())
+        lines += tokens.on_cut(data.cfg.text.words, name, {"captions": (cut, len(some))})
+    return lines
 
 
 def _expected(data: VideoTextDataModule) -> dict[str, float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tvr_bench.contents import Contents
+from tvr_bench.datamodules.folder import why_missing
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
@@ -85,7 +86,7 @@ def _known(
 
 def _facts(clip: Clip, held: str | OSError, seen: Facts) -> Facts:
     if isinstance(held, OSError):
-        return {"error": str(held) if clip.path.exists() else "no such file"}
+        return {"error": str(held) if clip.path.exists() else why_missing(clip.path)}
     facts = {name: value for name, value in seen.items() if name != "clips"}
     if wrong := seen.get("clips", {}).get(_name((clip.start, clip.end))):
         facts["error"] = wrong

@@ -1,44 +1,28 @@
 """Anybody's own videos: a CSV with the columns `video,caption` and, if wanted, `start,end,split`.
 
-`start` and `end` are seconds of the video; a row with either is about that part alone, which is a
-clip of its own.
+`start` and `end` are seconds of the video, counted from its first picture; a row with either is
+about that part alone, which is a clip of its own.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
-from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
+from tvr_bench.datamodules.base import VideoTextDataModule
+from tvr_bench.datamodules.csv_rows import Row, read_rows
+from tvr_bench.datamodules.folder import Names, leads_out, on_links
 from tvr_bench.datamodules.types import Clip, Query, Split
-from tvr_bench.errors import UserError, nearest
+from tvr_bench.errors import UserError
+from tvr_bench.files import links_top
 from tvr_bench.registry import register_dataset
 
-_COLUMNS = ("video", "caption", "split", "start", "end")
-_SECONDS = re.compile(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _FEW = 8  # videos: with fewer, every one that is not trained on is dear
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the file: a video (its path, normalised), one caption of it, and its split.
-
-    Of the whole video, or of the part from `start` to `end` (seconds).
-    """
-
-    line: int
-    video: str
-    caption: str
-    split: str
-    start: float | None = None
-    end: float | None = None
 
 
 @register_dataset("csv")
@@ -47,12 +31,11 @@ class CsvDataModule(VideoTextDataModule):
 
     def read_split(self, name: str) -> Split:
         """Return the rows of one split; raises UserError for whatever is wrong with the file."""
-        if not self.cfg.data.file:
-            raise UserError("data=csv needs data.file=VIDEOS.csv, a file with video,caption rows")
-        root = self._root()
-        if not root.is_dir():
-            raise UserError(f"data.root={root} is no folder; give the folder of the videos")
-        return build_split(name, assign_splits(read_rows(Path(self.cfg.data.file))), root)
+        split = build_split(name, self._rows, self._root)
+        outside = [clip.path for clip in split.clips if leads_out(clip.path, self._top)]
+        if outside:
+            self.remark(f"{name}: {on_links(outside, len(split.clips), self._root)}")
+        return split
 
     @property
     def title(self) -> str:
@@ -61,83 +44,56 @@ class CsvDataModule(VideoTextDataModule):
 
     def text_names(self, clip: Clip) -> tuple[str, ...]:
         """Return the video as the CSV has it, that without its suffix, and the clip's id."""
-        video = clip.path.relative_to(self._root())
+        video = Path(self._videos[clip.id])
         return video.as_posix(), video.with_suffix("").as_posix(), clip.id
 
+    @cached_property
+    def _rows(self) -> list[Row]:
+        """All rows of the file, each with the split that it is in."""
+        if not self.cfg.data.file:
+            raise UserError("data=csv needs data.file=VIDEOS.csv, a file with video,caption rows")
+        if not self._root.is_dir():
+            raise UserError(f"data.root={self._root} is no folder; give the folder of the videos")
+        rows, notes = read_rows(Path(self.cfg.data.file))
+        rows, other = found_rows(rows, self._root)
+        for note in (*notes, *other):
+            self.remark(note)
+        return assign_splits(rows)
+
+    @cached_property
+    def _videos(self) -> dict[str, str]:
+        return {_clip_id(_named(row)): row.video for row in self._rows}
+
+    @property
     def _root(self) -> Path:
         return Path(self.cfg.data.root) if self.cfg.data.root else Path(self.cfg.data.file).parent
 
-
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a CSV file (UTF-8, any line ends, with or without a byte-order mark)."""
-    if not path.is_file():
-        raise UserError(f"data.file={path} does not exist; give a CSV with video,caption rows")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    try:
-        lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        header = [name.strip().lower() for name in lines.fieldnames or []]
-        _check_header(path, header)
-        lines.fieldnames = header
-        rows = [_row(path, lines.line_num, line) for line in lines]
-    except csv.Error as error:
-        raise UserError(f"{path} is not a readable CSV: {error}; check its quotes") from error
-    if not rows:
-        raise UserError(f"{path} has no rows below its header; write one per caption")
-    return rows
+    @cached_property
+    def _top(self) -> Path:
+        return links_top(self._root)
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    for column in ("video", "caption"):
-        if column not in header:
-            raise UserError(
-                f"{path} has no column '{column}'; its first line must be video,caption"
-            )
-    for column in header:
-        if column not in _COLUMNS:
-            hint = nearest(column, _COLUMNS)
-            raise UserError(f"{path} has a column '{column}'.{hint} Known: {', '.join(_COLUMNS)}")
-        if header.count(column) > 1:
-            raise UserError(f"{path} has two columns '{column}'; keep one of them")
+def found_rows(rows: list[Row], root: Path) -> tuple[list[Row], list[str]]:
+    """Return the rows with the `file` of each, and a line that says which are spelt otherwise.
 
-
-def _row(path: Path, line: int, cells: dict[str | None, str | None]) -> Row:
-    video, caption = (cells.get("video") or "").strip(), (cells.get("caption") or "").strip()
-    split = (cells.get("split") or "").strip().lower()
-    if None in cells:
-        raise UserError(f"{path} line {line} has too many cells; put quotes around the caption")
-    if not video:
-        raise UserError(f"{path} line {line} names no video; write its file name")
-    video = os.path.normpath(video)  # ./a.mp4 and a.mp4 are one video
-    if not caption:
-        raise UserError(f"{path} line {line} has an empty caption for {video}; write one")
-    if split and split not in SPLITS:
-        raise UserError(
-            f"{path} line {line} has split '{split}'.{nearest(split, SPLITS)} Known: "
-            f"{', '.join(SPLITS)}"
-        )
-    start, end = (_seconds(path, line, cells, name) for name in ("start", "end"))
-    if end is not None and end <= (start or 0):
-        raise UserError(
-            f"{path} line {line} ends at {end:g} s and starts at {start or 0:g} s; the end must be "
-            "the later one"
-        )
-    return Row(line, video, caption, split, start, end)
-
-
-def _seconds(path: Path, line: int, cells: dict[str | None, str | None], name: str) -> float | None:
-    """Return the seconds of a cell, None where it is empty."""
-    text = (cells.get(name) or "").strip()
-    if not text:
-        return None
-    value = float(text) if _SECONDS.fullmatch(text) else math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{path} line {line} has {name} {text[:40]!r}; write seconds, such as 12.5")
-    if value < 0:
-        raise UserError(f"{path} line {line} has {name} {text[:40]}; seconds count from 0")
-    return value + 0.0  # -0 is 0
+    Rows of one file are rows of one video, named as the first of them has it.
+    """
+    names = Names(root)
+    files = [names.find(row.video) for row in rows]
+    first: dict[str, str] = {}
+    for row, file in zip(rows, files, strict=True):
+        first.setdefault(file, file if "\\" in row.video else row.video)
+    found = [
+        replace(row, video=first[file], file=file) for row, file in zip(rows, files, strict=True)
+    ]
+    others = {row.video: file for row, file in zip(rows, files, strict=True) if row.video != file}
+    if not others:
+        return found, []
+    written, file = next(iter(others.items()))
+    return found, [
+        f"{len(others):,} videos are found under another spelling (slashes for backslashes, or the "
+        f"same letters in another form of Unicode), such as {written!a} as {file!a}"
+    ]
 
 
 def assign_splits(rows: list[Row]) -> list[Row]:
@@ -203,8 +159,12 @@ def build_split(name: str, rows: list[Row], root: Path) -> Split:
 
 
 def _inside(root: Path, row: Row) -> Path:
-    path = root / row.video
-    if "\0" in row.video or not path.resolve().is_relative_to(root.resolve()):
+    path = root / (row.file or row.video)
+    inside = "\0" not in row.video and (
+        Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
+        or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    )
+    if not inside:
         raise UserError(
             f"line {row.line}: video {row.video!r} lies outside {root}; set data.root to the "
             "folder that holds all videos"

@@ -1,17 +1,22 @@
 """Find the videos of a data set in whatever layout they lie, and never outside their folder.
 
 A name from an annotation file is only ever looked up among the files that were found under the
-root, so it can name nothing else.
+root, so it can name nothing else. Links in the root are the user's own, made to other disks or by
+the hub's cache, and are followed to videos; a link out of the root to anything else is refused, for
+it may have come with somebody's archive.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tvr_bench.datamodules.text_files import invisible, named
 from tvr_bench.errors import UserError
+from tvr_bench.files import links_top
 
 # in the order in which one of several files of the same name is chosen
 VIDEO_SUFFIXES = (
@@ -29,7 +34,7 @@ class VideoFolder:
     def __init__(self, root: Path, key: Callable[[str], str] | None = None) -> None:
         """List `root`. `key(stem)` is one more name for a file, such as the id inside its name.
 
-        Raises UserError where `root` is no folder, or where a link leads out of it.
+        Raises UserError where `root` is no folder, or where a link leads out of it and to no video.
         """
         if not root.is_dir():
             raise UserError(f"{root} is no folder; set data.videos to the folder of the videos")
@@ -37,7 +42,11 @@ class VideoFolder:
         self._by_path: dict[str, list[Path]] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_key: dict[str, list[Path]] = {}
-        for path in sorted(_files(root, root.resolve(), _DEPTH)):
+        self.outward: list[Path] = []  # videos that links out of the root lead to
+        top = links_top(root)
+        for path in sorted(_files(root, top, _DEPTH)):
+            if leads_out(path, top):
+                self.outward.append(path)
             relative = path.relative_to(root).as_posix()
             for name in {relative, without_suffix(relative)}:
                 self._by_path.setdefault(name, []).append(path)
@@ -98,7 +107,7 @@ def checked_name(name: str, where: str) -> str:
 
 
 def _one(name: str, paths: list[Path]) -> Path:
-    folders = {path.parent for path in paths}
+    folders = {os.path.realpath(path.parent) for path in paths}  # links may lead to one folder
     if len(folders) > 1:
         first, second = sorted(paths)[:2]
         raise UserError(
@@ -108,13 +117,95 @@ def _one(name: str, paths: list[Path]) -> Path:
     return min(paths, key=lambda path: ((*VIDEO_SUFFIXES, *_ODD).index(_suffix(path.name)), path))
 
 
+def leads_out(path: Path, top: Path) -> bool:
+    """Return whether a path leads, by links, out of `top`, which is a real path.
+
+    Raises UserError where it leads to something that is not named as a video is.
+    """
+    real = os.path.realpath(path)  # unlike `resolve`, this ends where links lead to one another
+    if Path(real).is_relative_to(top):
+        return False
+    if not os.path.isdir(real) and _suffix(os.path.basename(real)) not in (*VIDEO_SUFFIXES, *_ODD):
+        raise UserError(
+            f"{path} is a link that leads out of {top} to {real}, which is not named as a video; "
+            "put the video itself there"
+        )
+    return True
+
+
+def on_links(paths: Sequence[Path], total: int, root: Path) -> str:
+    """Return a line that says how many of `total` videos links out of `root` lead to."""
+    return (
+        f"{len(paths):,} of {total:,} videos lie outside of {root}, where links lead to them, such "
+        f"as {paths[0]} to {os.path.realpath(paths[0])}"
+    )
+
+
+def why_missing(path: Path) -> str:
+    """Return what may be wrong with the name of a video that is not there."""
+    if path.is_symlink():
+        return f"no such file: a link to {os.readlink(path)}, where nothing is"
+    if signs := invisible(str(path)):
+        return f"no such file; its name has {', '.join(map(named, signs[:3]))}, which nobody sees"
+    try:
+        alike = [one for one in os.listdir(path.parent) if one.casefold() == path.name.casefold()]
+    except OSError:
+        return "no such file"
+    return f"no such file; there is {alike[0]!a}" if alike else "no such file"
+
+
+class Names:
+    """The files below a root by names that others wrote down, who may spell them otherwise."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listed: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> str:
+        """Return the path below the root where the file of a name is, `name` where none is.
+
+        Slashes for backslashes and the same letters in another form of Unicode (composed or not, as
+        macOS has them) are looked for where there is nothing as it is written.
+        """
+        if found := self._spelt(name):
+            return found
+        turned = os.path.normpath(name.replace("\\", "/"))
+        return (self._spelt(turned) if "\\" in name else None) or name
+
+    def _spelt(self, name: str) -> str | None:
+        if os.path.lexists(self.root / name):
+            return name
+        parts = name.split("/")
+        if ".." in parts or not parts[0]:
+            return None
+        folder, found = self.root, []
+        for part in parts:
+            same = [part] if os.path.lexists(folder / part) else self._alike(folder, part)
+            if len(same) != 1:
+                return None
+            found.append(same[0])
+            folder /= same[0]
+        return "/".join(found)
+
+    def _alike(self, folder: Path, part: str) -> list[str]:
+        if folder not in self._listed:
+            listed: dict[str, list[str]] = {}
+            for one in os.listdir(folder) if folder.is_dir() else ():
+                listed.setdefault(unicodedata.normalize("NFC", one), []).append(one)
+            self._listed[folder] = listed
+        return self._listed[folder].get(unicodedata.normalize("NFC", part), [])
+
+
 def _suffix(name: str) -> str:
     """Return what a file name ends with, from its last dot on, in lower case."""
     return f".{name.rpartition('.')[2].lower()}" if "." in name else ""
 
 
 def _files(folder: Path, top: Path, depth: int) -> Iterator[Path]:
-    """Yield the video files below `folder`; raises UserError for a link that leads out of `top`."""
+    """Yield the video files below `folder`, links that lead nowhere among them.
+
+    Raises UserError for a link that leads out of `top` and to no video.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -123,13 +214,7 @@ def _files(folder: Path, top: Path, depth: int) -> Iterator[Path]:
             is_folder = path.is_dir() if entry.is_symlink() else entry.is_dir()
             if not is_folder and _suffix(path.name) not in (*VIDEO_SUFFIXES, *_ODD):
                 continue
-            # unlike `resolve`, this ends where links lead to one another
-            if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(top):
-                raise UserError(
-                    f"{path} is a link that leads out of {top}; set data.videos to the folder "
-                    "that it leads to"
-                )
             if not is_folder:
                 yield path
-            elif depth:
+            elif depth and not (entry.is_symlink() and top.is_relative_to(os.path.realpath(path))):
                 yield from _files(path, top, depth - 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +48,9 @@ class Items:
     queries_of: list[list[int]]  # positions of the queries of each clip
     words: TextFeatures | None = None  # only where the clips come as features too
     encoded: Encoded | None = None  # stands for the frames where there is one
+    cut: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # texts that are read and cut, of all, by kind
 
     @staticmethod
     def build(
@@ -58,14 +61,20 @@ class Items:
         words: TextFeatures | None = None,
     ) -> Items:
         """Return the items of a split; `windows` holds W captions per clip, or nothing at all."""
-        ids, mask = tokens.encode(tokenizer, [query.text for query in split.queries])
+        texts = [query.text for query in split.queries]
+        ids, mask, long = tokens.encode_counting(tokenizer, texts)
+        cut = {} if words else {"captions": (int(long.sum()), len(texts))}
         position = {clip.id: i for i, clip in enumerate(split.clips)}
         queries_of: list[list[int]] = [[] for _ in split.clips]
         for i, query in enumerate(split.queries):
             queries_of[position[query.clip_id]].append(i)
         readable = [i for i, clip in enumerate(split.clips) if clip.id in frames]
-        ocr_ids, ocr_mask = _encode_windows(windows, tokenizer) if windows else (None, None)
-        return Items(split, frames, ids, mask, ocr_ids, ocr_mask, readable, queries_of, words)
+        ocr_ids = ocr_mask = None
+        if windows:
+            ocr_ids, ocr_mask, cut["window captions"] = _encode_windows(windows, tokenizer)
+        return Items(
+            *(split, frames, ids, mask, ocr_ids, ocr_mask, readable, queries_of, words), cut=cut
+        )
 
     def groups(self, whole: bool) -> list[list[int]]:
         """Return clip positions that belong in one batch; each clip alone if not `whole`."""
@@ -113,12 +122,13 @@ def _tensors(arrays: dict[str, np.ndarray]) -> Item:
 
 def _encode_windows(
     windows: Sequence[Sequence[str]], tokenizer: Tokenizer
-) -> tuple[np.ndarray, np.ndarray]:
-    ids, mask = tokens.encode(tokenizer, [caption for clip in windows for caption in clip])
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    texts = [caption for clip in windows for caption in clip]
+    ids, mask, long = tokens.encode_counting(tokenizer, texts)
     filled = np.array([bool(caption) for clip in windows for caption in clip])
     mask &= filled[:, None]
     shape = (len(windows), len(windows[0]), -1)
-    return ids.reshape(shape), mask.reshape(shape)
+    return ids.reshape(shape), mask.reshape(shape), (int(long.sum()), int(filled.sum()))
 
 
 class TextItems(Dataset[Item]):

@@ -7,13 +7,14 @@ captions, so that it is decoded once and no clip is a negative of itself.
 from __future__ import annotations
 
 import csv
-import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
-from tvr_bench.datamodules.annotation_files import read_text
+from tvr_bench.datamodules.tables import read_lines
+from tvr_bench.datamodules.text_files import FETCH, read_text
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 
@@ -74,20 +75,11 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
 
     Raises UserError, naming the line, for one that has not six fields or an empty one of the two.
     """
-    lines = csv.reader(
-        io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
-    )
-    rows = []
-    try:
-        for fields in lines:
-            if fields:
-                rows.append(_row(fields, f"{path} line {lines.line_num}"))
-    except csv.Error as error:
-        raise UserError(f"{path} line {lines.line_num} cannot be read ({error})") from error
-    return rows
+    lines = read_lines(path, read_text(path), FETCH, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return [_row(line.cells, f"{path} line {line.number}") for line in lines]
 
 
-def _row(fields: list[str], where: str) -> tuple[str, str]:
+def _row(fields: Sequence[str], where: str) -> tuple[str, str]:
     if len(fields) != 6:
         raise UserError(
             f"{where} has {len(fields)} fields between tabs instead of 6 (clip, four times, "

@@ -18,11 +18,11 @@ from tvr_bench.datamodules.annotation_files import (
     read_json,
     read_list,
     read_table,
-    read_text,
     texts_of,
 )
 from tvr_bench.datamodules.base import SPLITS
 from tvr_bench.datamodules.folder import seconds_in
+from tvr_bench.datamodules.text_files import lines_of, read_text
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 from tvr_bench.safe_pickle import load_plain
@@ -196,10 +196,10 @@ def read_sentences(paths: Iterable[Path], names: dict[str, str]) -> Captions:
     """Return captions by name, of lines `vidN<TAB>caption`; `names` gives the name of a `vidN`."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        for number, line in enumerate(read_text(path).split("\n"), 1):
+        for number, line in enumerate(lines_of(read_text(path)), 1):
             if not line.strip():
                 continue
-            vid, tab, text = line.rstrip("\r").partition("\t")
+            vid, tab, text = line.partition("\t")
             if not tab or not text.strip():
                 raise UserError(f"{path} line {number} has no caption; fetch it again")
             if vid not in names:

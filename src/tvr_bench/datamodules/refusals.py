@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tvr_bench.datamodules.folder import why_missing
+from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.media.features import check_files, feature_spec
 from tvr_bench.media.given_text import check_given
@@ -36,9 +38,16 @@ def check_missing(data: VideoTextDataModule, splits: Sequence[str]) -> None:
         if gone := data.missing(name):
             raise UserError(
                 f"{len(gone):,} of {len(data.split(name).clips):,} videos of split '{name}' "
-                f"are not there, such as {gone[0].path}; `tvr-bench data check` lists them "
+                f"are not there, such as {_shown(gone)}; `tvr-bench data check` lists them "
                 "all. Bring them, or set data.allow_missing=true to count them as misses"
             )
+
+
+def _shown(gone: Sequence[Clip]) -> str:
+    """Return a path that is not there, one of which more can be said where there is any."""
+    reasons = ((clip.path, why_missing(clip.path).removeprefix("no such file")) for clip in gone)
+    path, reason = next((pair for pair in reasons if pair[1]), (gone[0].path, ""))
+    return f"{path} ({reason.strip('; :')})" if reason else str(path)
 
 
 def check_bad_fraction(data: VideoTextDataModule) -> None:

@@ -5,7 +5,7 @@ B texts, L words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +109,30 @@ def _of_hub(where: str, words: int, missing: Callable[[BaseException], UserError
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return ids int64 [B, L] and mask bool [B, L], True for a real token, end token included."""
+    return encode_counting(tokenizer, texts)[:2]
+
+
+def encode_counting(
+    tokenizer: Tokenizer, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids and mask as of `encode`, and which texts were too long and are cut, bool [B]."""
     encoded = tokenizer.encode_batch(list(texts))
     ids = np.array([e.ids for e in encoded], dtype=np.int64)
     mask = np.array([e.attention_mask for e in encoded], dtype=bool)
-    return ids, mask
+    return ids, mask, np.array([bool(e.overflowing) for e in encoded], dtype=bool)
+
+
+def on_cut(words: int, name: str, cut: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Return lines that say how many texts of a split are cut at `words` tokens.
+
+    `cut` has, by kind of text, how many are cut and how many there are.
+    """
+    return [
+        f"{name}: {few:,} of {all_:,} {kind} have more than text.words={words} tokens and are cut "
+        "there"
+        for kind, (few, all_) in cut.items()
+        if few
+    ]
 
 
 def _shaped(tokenizer: Tokenizer, words: int) -> Tokenizer:

@@ -70,6 +70,8 @@ class DataInfo(_Part):
     file's name). `clips` and `queries` count the
     tested split whole. `missing_ids` have no file, `failed` could not be read: both stay in the
     gallery and count as misses. `failures` are ledger lines over all splits, by stage.
+    `captions_cut` are captions longer than the protocol's `words`, by split; `notes` say how the
+    files were understood.
     """
 
     name: str
@@ -83,6 +85,8 @@ class DataInfo(_Part):
     failed: list[str] = []
     clips_with_text: Count | None = None
     failures: dict[str, Count] = {}
+    captions_cut: dict[str, Count] = {}
+    notes: list[str] = []
 
 
 class OcrInfo(_Part):

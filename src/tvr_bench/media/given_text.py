@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from tvr_bench.contents import Contents
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
-from tvr_bench.files import Ledger, file_sha256, settings_hash
+from tvr_bench.files import Ledger, file_sha256, links_top, settings_hash
 from tvr_bench.media.cache import READER
 from tvr_bench.media.demux import lost
 from tvr_bench.media.given_files import Place, Text, read_kwai, read_tracks
@@ -114,7 +114,7 @@ def _settings(given: GivenSpec, spec: WindowSpec) -> dict[str, Any]:
 
 def _files(clips: Sequence[Clip], names: Names, given: GivenSpec) -> dict[str, Source]:
     """Return the JSON file of each clip that has one."""
-    top = given.place.resolve()
+    top = links_top(given.place)
     found: dict[str, Source] = {}
     for clip in clips:
         for name in names[clip.id]:
