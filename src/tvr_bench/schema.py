@@ -181,7 +181,7 @@ class OptimConfig:
 class LossConfig:
     """What every contrastive loss shares."""
 
-    scale: float = MISSING
+    scale: float | None = MISSING
     learn_scale: bool = MISSING
     mask_duplicates: bool = MISSING
     tile: int = MISSING
@@ -222,6 +222,7 @@ class EvalConfig:
     """What is tested and how it is scored."""
 
     selection: str = MISSING
+    best_by: str = MISSING
     every: float = MISSING
     frames: int | None = MISSING
     captions: str = MISSING

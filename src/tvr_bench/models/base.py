@@ -34,6 +34,7 @@ from tvr_bench.schema import Config
 Batch = dict[str, Tensor]
 _ON_HOST = ("ocr_ids", "ocr_mask")
 _LARGEST_SCALE = 100.0  # CLIP's own ceiling
+_SCALE_FROM_SCRATCH = 14.28  # 1 / 0.07, with which CLIP itself began
 
 
 class Retriever(Protocol):
@@ -86,7 +87,8 @@ class RetrievalModule(pl.LightningModule):
         drop_idle_hooks(self)
         self.network = build_backbone(cfg)
         self.log_scale = nn.Parameter(
-            torch.tensor(math.log(cfg.loss.scale)), requires_grad=cfg.loss.learn_scale
+            torch.tensor(math.log(_first_scale(cfg, self.network))),
+            requires_grad=cfg.loss.learn_scale,
         )
 
     @property
@@ -274,3 +276,15 @@ class RetrievalModule(pl.LightningModule):
             }
             for (tower, decay), parameters in groups.items()
         ]
+
+
+def _first_scale(cfg: Config, network: nn.Module) -> float:
+    """Return the first logit scale: the one set, else that of the towers' own training.
+
+    Towers that were trained at 100 and start at 14 would have to sharpen all over again, which
+    their usual rates and few steps do not allow.
+    """
+    if cfg.loss.scale is not None:
+        return cfg.loss.scale
+    own: float | None = getattr(network, "trained_scale", None)
+    return _SCALE_FROM_SCRATCH if own is None else min(own, _LARGEST_SCALE)

@@ -162,6 +162,23 @@ def test_a_model_trains_on_it(name: str, encoder: str, folder: Path) -> None:
     assert min(rates) == pytest.approx(1e-3 * lr) and max(rates) == pytest.approx(lr)
 
 
+@pytest.mark.parametrize(("own", "first"), [(50.0, 50.0), (250.0, 100.0)])
+def test_the_logit_scale_starts_where_clip_left_it(
+    own: float, first: float, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["logit_scale"] = torch.tensor(own).log()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    pairs = dict(setting.split("=", 1) for setting in _settings(tmp_path))
+    for name in ("meanpool", "cret"):
+        model = create_model(name, **pairs)
+        assert model.logit_scale.item() == pytest.approx(first, rel=1e-5)
+        assert model.log_scale.requires_grad
+    told = create_model("meanpool", **pairs, **{"loss.scale": 20})
+    assert told.logit_scale.item() == pytest.approx(20)
+
+
 def test_a_wrong_size_names_the_right_one(folder: Path) -> None:
     with pytest.raises(UserError, match=r"set video\.size=\[32,32\]"):
         build_backbone(config.load([*_settings(folder), "video.size=[224,224]"]))

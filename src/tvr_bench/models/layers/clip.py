@@ -87,6 +87,8 @@ class ClipBackbone(nn.Module):
         shape = towers.kept(_PART)
         self.clip = _load(name, source(name, weights)) if shape is None else _build(shape)
         self.clip.logit_scale.requires_grad_(False)  # RetrievalModule has its own
+        # where that one starts; a model made from a kept shape gets all its weights later
+        self.trained_scale = self.clip.logit_scale.exp().item() if shape is None else None
         config: Any = self.clip.config
         side = config.vision_config.image_size
         if tuple(size) != (side, side):
