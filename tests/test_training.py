@@ -83,6 +83,21 @@ def test_validation_comes_as_often_as_asked_and_after_the_last_step(
     assert record.protocol.selection == "best_val"
 
 
+@pytest.mark.parametrize(("best_by", "best"), [("R@1", 2), ("R@10", 4), ("RSum", 6)])
+def test_the_best_is_that_of_the_metric_asked_for(
+    best_by: str,
+    best: int,
+    run: Callable[..., tuple[Path, Record]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    epochs, test = ((9.0, 1.0, 1.0), (1.0, 9.0, 1.0), (1.0, 1.0, 9.0)), (0.0, 0.0, 0.0)
+    values = iter({"R@1_mean": a, "R@10_mean": b, "RSum": c} for a, b, c in (*epochs, test))
+    monkeypatch.setattr(EvaluationResult, "flat", lambda _: next(values))
+    folder, _ = run("eval.selection=best_val", f"eval.best_by={best_by}", *EPOCHS)
+    kept = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert kept["global_step"] == best
+
+
 def test_the_rate_rises_and_falls_once_per_step(
     run: Callable[..., tuple[Path, Record]],
 ) -> None:
@@ -166,6 +181,7 @@ def test_pretrained_towers_learn_slower_unless_told_otherwise() -> None:
 
 
 def test_the_logit_scale_starts_where_told_and_ends_at_a_hundred() -> None:
+    assert create_model("meanpool", **SMALL).logit_scale.item() == pytest.approx(14.28)
     model = create_model("meanpool", **SMALL, **{"loss.scale": 20})
     assert model.logit_scale.item() == pytest.approx(20)
     with torch.no_grad():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
+
+from tvr_bench.resume import MONITORS
 
 _EVERY_S = 20.0
 
@@ -56,11 +58,11 @@ class LogLineProgress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print what the checkpoint is chosen by."""
-        metrics = trainer.callback_metrics
-        if trainer.is_global_zero and not trainer.sanity_checking and "val/R@1_mean" in metrics:
-            score = float(metrics["val/R@1_mean"])
+        metrics, name = trainer.callback_metrics, cast(Any, pl_module).cfg.eval.best_by
+        if trainer.is_global_zero and not trainer.sanity_checking and MONITORS[name] in metrics:
+            score = float(metrics[MONITORS[name]])
             self.console.print(
-                f"  epoch {trainer.current_epoch + 1}: val R@1 {score:.1f} (both ways)"
+                f"  epoch {trainer.current_epoch + 1}: val {name} {score:.1f} (both ways)"
             )
 
     def _print(self, trainer: pl.Trainer, now: float, outputs: Any) -> None:

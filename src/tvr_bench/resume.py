@@ -33,6 +33,8 @@ from tvr_bench.rows import RowLogger
 from tvr_bench.signals import Stop, Stopped
 
 KEY = "tvr_bench"  # of our part of a checkpoint
+# what `eval.best_by` is logged as; a sum over both directions ranks as their mean does
+MONITORS = {"R@1": "val/R@1_mean", "R@10": "val/R@10_mean", "RSum": "val/RSum"}
 
 
 class Checkpoints(pl.Callback):

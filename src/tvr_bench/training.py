@@ -19,12 +19,10 @@ from tvr_bench.compiling import CompiledTowers
 from tvr_bench.guard import NonFiniteGuard
 from tvr_bench.hooks import drop_idle_hooks
 from tvr_bench.progress import Bar, LogLineProgress, terminal
-from tvr_bench.resume import Checkpoints
+from tvr_bench.resume import MONITORS, Checkpoints
 from tvr_bench.rows import RowLogger
 from tvr_bench.schema import Config
 from tvr_bench.signals import Stop
-
-MONITOR = "val/R@1_mean"  # mean of both directions; the checkpoint is chosen on validation
 
 
 def precision(cfg: Config) -> str:
@@ -122,7 +120,7 @@ def _safety(
     guard = NonFiniteGuard(cfg.trainer.max_skipped, cfg.trainer.log_every)
     kept = Checkpoints(
         checkpoints(run_dir),
-        MONITOR,
+        MONITORS[cfg.eval.best_by],
         60 * cfg.trainer.checkpoint_every,
         identity,
         stop,
