@@ -11,6 +11,8 @@ says; what this does; why):
 - Patches to the text's width: a linear layer, its place unknown; after the maximum over frames
   (`patch_project`). Where it is square it starts as the identity, which keeps a joint space.
 - Temporal encoder: three layers, positions unknown; learnt ones, with blocks normalised first.
+- Frames: 4 in training and 8 in the test with `track=paper`. The first is said by a student's
+  notebook alone; the second is inferred: Table 1's R@5 is that of 8 frames in Figure 5.
 - Frames at test time: the paper tests with other numbers than it trains with (Figure 5). A frame
   is the middle of its share of the clip, so the learnt positions are interpolated at the middles of
   the new shares (`eval.frames`): no position is used that was never trained.
@@ -25,8 +27,9 @@ says; what this does; why):
   others are valid bounds too, but for naive_ce, which is there to be compared with and warns.
 - Covariance: population (1/F) and full; 1/(F-1) with `gees.unbiased`. Its gradient flows, or with
   `gees.detach` only the text's does, as in ISDA.
-- Ramp: the variance term rises from 0 over `gees.ramp` steps, as in ISDA; unknown here. The steps
-  are counted in a buffer, so that a resumed run goes on with the same term.
+- Ramp: unknown; the variance term rises from 0 over a share of the training, `gees.ramp`, as in
+  ISDA. A number of steps would be too long for a small data set, which would then see NCE alone.
+  The steps are counted in a buffer, so that a resumed run goes on with the same term.
 - Normalisation unknown; text and every frame have length 1 (`normalise=frame`). With
   `normalise=mean` a clip's frames share one factor: still exactly Gaussian if they were, and the
   mean of the loss is the score's own cosine, where it else lacks the division by |mu|.
@@ -84,6 +87,7 @@ class Cret(RetrievalModule):
             self.patch_project = _projection(self.image_dim, width)
             self.ccm = CentreCorrelation(width, cfg.model.ccm)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
+        self.ramp_steps = 0  # counted when training starts; without a trainer there is no ramp
         if cfg.model.loss == "gees" and cfg.model.gees.form == "naive_ce":
             rank_zero_warn(
                 "model.gees.form=naive_ce bounds nothing and rewards a video for its variance; "
@@ -188,9 +192,14 @@ class Cret(RetrievalModule):
     @property
     def variance_weight(self) -> Tensor:
         """The factor of the variance term at this step: `gees.weight` after the ramp."""
-        options, steps = self.options.gees, self.steps_done
-        risen = (steps / options.ramp).clamp(max=1) if options.ramp else torch.ones_like(steps)
-        return options.weight * risen
+        steps, ramp = self.steps_done, self.ramp_steps
+        risen = (steps / ramp).clamp(max=1) if ramp else torch.ones_like(steps)
+        return self.options.gees.weight * risen
+
+    def on_fit_start(self) -> None:
+        """Find out how many steps the ramp of the variance term takes."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        self.ramp_steps = round(self.options.gees.ramp * steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of all losses of one batch of matched pairs, and count the step."""
