@@ -112,6 +112,7 @@ def test_the_paper_s_settings() -> None:
     assert (cfg.optim.name, cfg.optim.lr, cfg.optim.schedule) == ("adam", 2e-4, "plateau")
     assert (cfg.trainer.batch_size, cfg.trainer.epochs) == (64, 100)
     assert (cfg.video.frames, cfg.features.regions) == (26, 36)
+    assert (cfg.model.loss, cfg.trainer.precision) == ("hinge", "32")
 
 
 def test_first_values_of_the_release() -> None:
@@ -272,6 +273,19 @@ def test_nothing_valid_is_still_a_number(inputs: Batch) -> None:
     batch["region"][2] = 0
     for features in (model.encode_video(batch), model.encode_text(batch)):
         assert all(value.isfinite().all() for value in features.values())
+
+
+def test_infonce_in_each_space_where_the_towers_are_trained() -> None:
+    model = create_model("bicnet", **{"model.loss": "infonce"})
+    assert model.log_scale.requires_grad
+    rows = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).double()
+    logits, own = model.logit_scale.double() * rows, torch.arange(5)
+    both = (nn.functional.cross_entropy(x, own) for x in (logits, logits.T))
+    assert model.contrast("region", rows, rows.T, 0).item() == pytest.approx(
+        sum(loss.item() for loss in both) / 2, rel=1e-6
+    )
+    assert model.loss_weights == {"global": 0.5, "region": 0.5}
+    assert not create_model("bicnet").log_scale.requires_grad, "a hinge has a margin and no scale"
 
 
 def test_patches_become_regions() -> None:

@@ -19,8 +19,14 @@ the release says; what this does; why):
 - Residuals: each of the three can be left out (`srt.residual`), with its norm.
 - Layers: 4, dropout .1 and first values of .01 (`track=paper`); one layer, no dropout and the usual
   first values end to end, where towers come first and a layer costs as much as they do.
-- Loss: the sum over all pairs of a batch; the same, also where several ranks share the batch.
+- Loss: a hinge, its sum over all pairs of a batch (`model.loss=hinge`); the same, also where
+  several ranks share the batch. It is made for frozen features: with towers from scratch its
+  gradient has a norm of thousands, which `optim.clip=1` shortens in every step. `infonce` is for
+  these: InfoNCE in each space.
 - Validation: the test split, one random caption per video; the validation split and all captions.
+  The release's schedule and its choice of the epoch follow that score, R@10 of both directions;
+  here they follow the same of the validation split (`eval.best_by`).
+- Last batch of an epoch: kept though it is smaller; left out, as in every training here.
 - Loss and score: half of each space (`weight_global`); the same.
 
 N texts, M videos, B batch, b of it on this rank, F frames, R regions, P patches, L words, D width.
@@ -63,8 +69,9 @@ class BicNet(RetrievalModule):
         """Build backbone and branches; raises UserError for heads that do not divide the width."""
         super().__init__(cfg)
         self.options: Any = cfg.model
-        self.log_scale.requires_grad_(False)  # a hinge has a margin and no scale
         self.from_files = isinstance(self.network, FeatureBackbone)
+        if cfg.model.loss == "hinge":
+            self.log_scale.requires_grad_(False)  # a hinge has a margin and no scale
         dim = self.backbone.dim
         own: Any = self.network
         dims = (own.region_dim, own.global_dim) if self.from_files else (dim, dim)
@@ -112,7 +119,7 @@ class BicNet(RetrievalModule):
             return {name: text["text"] @ video[name].mT for name in self.weights}
 
     def training_scores(self, text: Features, video: Features) -> dict[str, Tensor]:
-        """Return the cosines in each space: each gets a hinge loss."""
+        """Return the cosines in each space: each gets a loss."""
         return self.score_parts(text, video)
 
     @property
@@ -121,8 +128,10 @@ class BicNet(RetrievalModule):
         return self.weights
 
     def contrast(self, name: str, rows: Tensor, columns: Tensor, start: int) -> Tensor:
-        """Return the hinge loss of one space; arguments: `losses.paired_losses`."""
+        """Return the loss of one space, hinge or InfoNCE; arguments: `losses.paired_losses`."""
         options = self.options
+        if options.loss == "infonce":
+            return super().contrast(name, rows, columns, start)
         return hinge(rows, columns, start, options.margin, options.max_violation)
 
     def recall_embedding(self, features: Features) -> Tensor:
