@@ -11,7 +11,16 @@ import pytorch_lightning as pl
 from rich.console import Console
 from safetensors.torch import save_file
 
-from tvr_bench import devices, durable, encoded, identity, resume, strategies, training
+from tvr_bench import (
+    devices,
+    durable,
+    encoded,
+    identity,
+    paper_track,
+    resume,
+    strategies,
+    training,
+)
 from tvr_bench.config import to_yaml
 from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule, trained
 from tvr_bench.datamodules.tokens import save_tokenizer
@@ -81,6 +90,8 @@ def _bench(cfg: Config, command: str, team: devices.Team, stop: Stop) -> Record 
     training.seed(cfg)  # again: whether the caches were full must not change a number
     if team.first:
         console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
+        for note in paper_track.notes(cfg):
+            console.print(note)
 
     who = identity.identity(cfg, data) if trains else {}
     trainer = training.build_trainer(cfg, run_dir, [evaluation], identity=who, stop=stop)

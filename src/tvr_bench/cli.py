@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tvr_bench import config
 from tvr_bench.errors import UserError, nearest
+from tvr_bench.paper_track import notes
 
 _SETTINGS = "key=value settings; `tvr-bench config` shows every key with its default and unit"
 _BENCH_EXAMPLES = """examples:
@@ -282,7 +283,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
-    print(config.to_yaml(config.load(options.settings, options.config)), end="")
+    cfg = config.load(options.settings, options.config)
+    for note in notes(cfg):
+        print(f"# {note}")
+    print(config.to_yaml(cfg), end="")
     return 0
 
 

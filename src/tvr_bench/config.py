@@ -115,6 +115,17 @@ def _package(model: str, data: str) -> _Package:
     return _Package(layers, _kinds(layers, types), rules, paper)
 
 
+def paper_section(model: str) -> dict[str, Any]:
+    """Return what a model's file says of its paper, {} where it says nothing.
+
+    By name: the settings of `towers`, of `all` data sets and of single ones, and the `choices`.
+    """
+    section: dict[str, Any] | None = _read_yaml(CONFIG_ROOT / "model" / f"{model}.yaml").get(
+        "paper"
+    )
+    return section or {}
+
+
 def to_yaml(config: Config, without: Sequence[str] = ()) -> str:
     """Return the configuration as YAML that `load(file=...)` reads back to the same values.
 

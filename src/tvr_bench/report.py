@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tvr_bench import paper_track
 from tvr_bench.datamodules.base import VideoTextDataModule, trained
 from tvr_bench.datamodules.types import Split
 from tvr_bench.evaluation import efficiency
@@ -67,6 +68,7 @@ def make_record(
             command=command,
             seed=cfg.seed,
             weights_of=Path(cfg.run.weights).name if cfg.run.weights else None,
+            notes=paper_track.notes(cfg),
             wall_s=wall_s,
         ),
         model=about,

@@ -243,7 +243,8 @@ def test_the_papers_settings_are_those_of_the_released_script() -> None:
     assert cfg.model.name == "eercf" and cfg.backbone.name == "clip_vit_b32"
     assert (cfg.trainer.batch_size, cfg.trainer.epochs, cfg.video.frames) == (240, 5, 12)
     assert cfg.optim.lr * cfg.optim.backbone_lr == pytest.approx(1e-7)
-    assert not cfg.model.mask_frames and cfg.loss.scale == 100 and cfg.eval.two_stage == 50
+    assert cfg.optim.name == "bert_adam" and cfg.trainer.captions == "all"
+    assert not cfg.model.mask_frames and cfg.loss.scale is None and cfg.eval.two_stage == 50
 
 
 def test_unit_features_are_unit() -> None:

@@ -39,7 +39,8 @@ class _Part(BaseModel):
 class RunInfo(_Part):
     """Which run this was, by which commit of this package; `source` is a hash of its Python files.
 
-    `weights_of` is the run whose weights were tested, where this one trained none.
+    `weights_of` is the run whose weights were tested, where this one trained none. `notes` are
+    lines on its settings that a reader has to know: what in the paper's track is our choice.
     """
 
     id: Name
@@ -50,6 +51,7 @@ class RunInfo(_Part):
     command: str
     seed: int
     weights_of: str | None = None
+    notes: list[str] = []
     wall_s: Seconds
 
 

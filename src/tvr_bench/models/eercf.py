@@ -18,7 +18,10 @@ one line each (what they do; what this does; why):
 - Pearson constraint: no eps in the code; 1e-6 here, for a dimension that is constant in a batch.
 - Gradients over ranks: the code's gather passes back the local part alone, 1/ranks of the
   gradient; here the gradient is that of one process with the whole batch.
-- Optimiser: BertAdam, without bias correction and with a clip per tensor; AdamW here, as for all.
+- Optimiser: BertAdam, without bias correction and with a clip per tensor; the same with
+  `track=paper`, AdamW in the controlled track, as for all.
+- Epoch: the best on the test split; the best on the validation split, or the last where all clips
+  train.
 - First values of the temporal transformer: CLIP's text blocks; with towers that are not CLIP's,
   values drawn as CLIP draws them.
 - Scene text: the paper has none, so captions read from the video are not used.

@@ -33,11 +33,12 @@ Tables A1 to A5 are what the paper's page shows. Where it is silent, or we diffe
   it ranks as one whose text neither fits nor contradicts the query.
 - Without OCR at all (`ocr.enabled=false`) every video is such a video and text-OCR, which would be
   the constant 0, is left out of score and loss.
-- Co-attention starts at nothing (`coattention_gain` 0) and the plain frames get an InfoNCE of
-  their own (`frame_loss`); the page has neither. Scene text is learned so much faster than sight
-  that the image tower starves without them (SignVid: `appearance` at chance).
-- Loss: unspecified; InfoNCE on the score and on each matching (`loss`): the sum trains a weak
-  matching that the mean alone would let the strong one excuse.
+- Co-attention: first values unspecified; it starts at nothing (`coattention_gain` 0).
+- Loss: unspecified. With `track=paper` one InfoNCE on the score (`loss=joint`) beside lambda L_hsc.
+  Towers from scratch get one on each matching too (`loss=both`), which trains a weak matching that
+  the mean alone would let the strong one excuse, and one on the plain frames (`frame_loss`): scene
+  text is learned so much faster than sight that the image tower starves without it.
+- Schedule: unknown but for batch and GPU; that of DiCoSA, whose text-condition this is.
 
 N texts, M videos, F frames, W windows, L words, D width.
 """
