@@ -13,6 +13,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from tvr_bench import config, paper_track
+from tvr_bench.bench import bench
+from tvr_bench.cli import main
 from tvr_bench.datamodules.activitynet import ActivityNetDataModule
 from tvr_bench.datamodules.annotated import Counts
 from tvr_bench.datamodules.didemo import DidemoDataModule
@@ -189,3 +191,24 @@ def test_a_choice_that_the_user_makes_is_his_own() -> None:
     named = line.rpartition(": ")[2].split(", ")
     assert "optim.lr" not in named and "optim" not in named and "optim.clip" in named
     assert "trainer" in named, "of the trainer only the machine was changed"
+
+
+def test_a_run_says_it_when_it_begins_and_in_its_record(
+    tiny_settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("model=cret", "track=paper", "backbone=tiny", "model.ccm.heads=2")
+    record = bench(config.load([*tiny_settings, *words]))
+    assert record is not None and record.protocol.track == "paper"
+    unreported, ours = record.run.notes
+    assert "cret's paper does not report signvid" in unreported
+    assert "model.gees" in ours and "trainer.batch_size" not in ours
+    said = capsys.readouterr().err
+    assert unreported in said and ours in said
+
+
+def test_the_printed_configuration_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "model=eercf", "data=msvd", "track=paper"]) == 0
+    printed = capsys.readouterr().out
+    first = printed.splitlines()[0]
+    assert first.startswith("# track=paper: our choice") and "optim.lr" in first
+    assert yaml.safe_load(printed)["optim"]["name"] == "bert_adam"

@@ -57,8 +57,8 @@ def test_without_a_ramp_the_weight_is_full_from_the_start() -> None:
 
 def test_a_resumed_run_goes_on_with_the_same_term() -> None:
     def begin() -> Cret:
-        model = build(**{"model.gees.weight": 0.8})
-        model.ramp_steps = 4
+        model = build(**{"model.gees.ramp": 0.5, "model.gees.weight": 0.8})
+        model.planned_steps = 8
         return model
 
     model, losses = begin(), []

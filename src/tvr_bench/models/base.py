@@ -82,6 +82,7 @@ class RetrievalModule(pl.LightningModule):
         self.cfg = cfg
         self.tokenizer: Tokenizer | None = None  # of the texts that the weights were trained on
         self.trained_clips = 0  # clips encoded in training, each as often as it was
+        self.planned_steps = 0  # of the whole training, known when it begins
         self.memory = WithinMemory(cfg.trainer.micro_batch)
         self._logs = True
         drop_idle_hooks(self)
@@ -252,10 +253,10 @@ class RetrievalModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with a rate of its own for the backbone, and the schedule."""
         optimizer = build_optimizer(self.cfg, self.parameter_groups())
-        steps = int(self.trainer.estimated_stepping_batches)
+        self.planned_steps = int(self.trainer.estimated_stepping_batches)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": build_schedule(self.cfg, optimizer, steps),
+            "lr_scheduler": build_schedule(self.cfg, optimizer, self.planned_steps),
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:

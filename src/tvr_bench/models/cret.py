@@ -87,7 +87,6 @@ class Cret(RetrievalModule):
             self.patch_project = _projection(self.image_dim, width)
             self.ccm = CentreCorrelation(width, cfg.model.ccm)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
-        self.ramp_steps = 0  # counted when training starts; without a trainer there is no ramp
         if cfg.model.loss == "gees" and cfg.model.gees.form == "naive_ce":
             rank_zero_warn(
                 "model.gees.form=naive_ce bounds nothing and rewards a video for its variance; "
@@ -192,14 +191,10 @@ class Cret(RetrievalModule):
     @property
     def variance_weight(self) -> Tensor:
         """The factor of the variance term at this step: `gees.weight` after the ramp."""
-        steps, ramp = self.steps_done, self.ramp_steps
+        options, steps = self.options.gees, self.steps_done
+        ramp = round(options.ramp * self.planned_steps)
         risen = (steps / ramp).clamp(max=1) if ramp else torch.ones_like(steps)
-        return self.options.gees.weight * risen
-
-    def on_fit_start(self) -> None:
-        """Find out how many steps the ramp of the variance term takes."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        self.ramp_steps = round(self.options.gees.ramp * steps)
+        return options.weight * risen
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of all losses of one batch of matched pairs, and count the step."""
