@@ -232,8 +232,9 @@ class RetrievalModule(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """Keep how many clips were encoded, on all devices and before any interruption too."""
-        loader: Any = self.trainer.train_dataloader
-        self.trained_clips = self.trainer.global_step * loader.plan.size
+        plan = getattr(self.trainer.train_dataloader, "plan", None)
+        if plan is not None:  # a loader that is not ours does not say how much it gives
+            self.trained_clips = self.trainer.global_step * plan.size
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the features of one batch of texts (loader 0) or videos (loader 1)."""
