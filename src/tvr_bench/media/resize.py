@@ -1,9 +1,9 @@
-"""From a decoded frame to pixels: upright, rgb, of the size asked for."""
+"""From a decoded frame to pixels: upright, rgb, in its true shape or of the size asked for."""
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -12,6 +12,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from tvr_bench.errors import UserError
+from tvr_bench.media.shape import AS_STORED, Shape
 
 METHODS = ("fast", "exact")
 CROPS = ("none", "centre")
@@ -55,14 +56,22 @@ def covering(frame: Size, size: Size) -> Size:
 class Scaler:
     """Turn frames into uint8 [H, W, 3] rgb.
 
-    `size` is (height, width), None for the frame's own. `fast` is swscale's bilinear filter, which
-    widens as it shrinks, in one pass with the colour conversion; `exact` converts first and then
-    applies PIL's antialiased bicubic, the filter of the usual image-text preprocessing. Crop `none`
-    squeezes the whole frame into `size`; `centre` keeps its proportions and cuts off what is over
-    at two sides, as CLIP's preprocessing does. Alpha is dropped, more than 8 bits are rounded.
+    What is resized is the picture as shown: of `shape`, its pixels square and its hidden edges cut
+    off. `size` is (height, width), None for the shown picture's own. `fast` is swscale's bilinear
+    filter, which widens as it shrinks, in one pass with the colour conversion; `exact` converts
+    first and then applies PIL's antialiased bicubic, the filter of the usual image-text
+    preprocessing. Crop `none` squeezes the whole picture into `size`; `centre` keeps its
+    proportions and cuts off what is over at two sides, as CLIP's preprocessing does. Alpha is
+    dropped, more than 8 bits are rounded.
     """
 
-    def __init__(self, size: Size | None = None, method: str = "fast", crop: str = "none") -> None:
+    def __init__(
+        self,
+        size: Size | None = None,
+        method: str = "fast",
+        crop: str = "none",
+        shape: Shape = AS_STORED,
+    ) -> None:
         if method not in METHODS:
             raise UserError(f"unknown resize method '{method}': use one of {', '.join(METHODS)}")
         if crop not in CROPS:
@@ -72,12 +81,15 @@ class Scaler:
         self.size = size
         self.method = method
         self.crop = crop
+        self.shape = shape
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """Return the pixels of `frame` as uint8 [H, W, 3]."""
         turn = turn_of(frame)
-        upright = (frame.width, frame.height) if turn.swap else (frame.height, frame.width)
+        height, width = self.shape.shown(frame.height, frame.width)
+        frame = self._without_edges(frame)
+        upright = (width, height) if turn.swap else (height, width)
         size = self._scaled(upright)
         image = self._rgb(frame, turn, size)
         if turn.swap:
@@ -92,6 +104,15 @@ class Scaler:
             image = np.asarray(resized)
         return image if self.size is None else _centre(image, self.size)
 
+    def _without_edges(self, frame: VideoFrame) -> VideoFrame:
+        """Return the part of a frame that is shown; as rgb, where that is not all of it."""
+        shape, (height, width) = self.shape, (frame.height, frame.width)
+        if not shape.is_cropped:
+            return frame
+        image: Any = self._reformatted(frame, width, height).to_ndarray()
+        image = image[shape.top : height - shape.bottom, shape.left : width - shape.right]
+        return VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+
     def _scaled(self, upright: Size) -> Size:
         """Return the size to which a frame is resized, before anything is cut off."""
         if self.size is None:
@@ -102,12 +123,14 @@ class Scaler:
         width, height = frame.width, frame.height
         if self.method == "fast":
             width, height = size if turn.swap else size[::-1]
+        return self._reformatted(frame, width, height).to_ndarray()
+
+    def _reformatted(self, frame: VideoFrame, width: int, height: int) -> VideoFrame:
         # One thread, and the arithmetic that is the same on every processor.
         flags = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-        reformatted = self._reformatter.reformat(
+        return self._reformatter.reformat(
             frame, width, height, "rgb24", interpolation=flags, threads=1
         )
-        return reformatted.to_ndarray()
 
 
 def _centre(image: np.ndarray, size: Size) -> np.ndarray:

@@ -24,6 +24,7 @@ from tvr_bench.media.decode import Decoder
 from tvr_bench.media.demux import VideoError, naming, open_stream, unreadable
 from tvr_bench.media.packets import PacketIndex, index_packets
 from tvr_bench.media.resize import Scaler, turn_of
+from tvr_bench.media.shape import AS_STORED, Shape, shape_of
 
 __all__ = [
     "Video",
@@ -43,8 +44,9 @@ class VideoInfo:
     """What a video file holds.
 
     `duration` in seconds from the first frame to the end of the last; `fps` is `frames` by
-    `duration`; `width` and `height` in pixels as shown; `rotation` is the clockwise turn in degrees
-    that the container asks for and that reading applies.
+    `duration`; `width` and `height` as shown: upright, in square pixels, without hidden edges;
+    `rotation` is the clockwise turn in degrees that the container asks for and that reading
+    applies.
     """
 
     duration: float
@@ -60,9 +62,15 @@ class Video:
     """One open file; get it from `open_video`."""
 
     def __init__(
-        self, path: Path, index: PacketIndex, codec: VideoCodecContext, threads: int = 1
+        self,
+        path: Path,
+        index: PacketIndex,
+        codec: VideoCodecContext,
+        threads: int = 1,
+        shape: Shape = AS_STORED,
     ) -> None:
         self.path = path
+        self._shape = shape
         self._index = index
         self._threads = threads
         self._codec_name = codec.name
@@ -83,7 +91,9 @@ class Video:
         with naming(self.path):
             _, first = next(self._decoder.frames([0]))
             turn = turn_of(first)
-        width, height = (first.height, first.width) if turn.swap else (first.width, first.height)
+        height, width = self._shape.shown(first.height, first.width)
+        if turn.swap:
+            width, height = height, width
         count = len(self._index.ticks)
         return VideoInfo(
             duration=self.duration,
@@ -103,7 +113,7 @@ class Video:
         crop: str = "none",
     ) -> np.ndarray:
         """Return uint8 [F, H, W, 3], the frame shown at each of `times`; see `read_frames`."""
-        scaler = partial(Scaler, size, resize, crop)
+        scaler = partial(Scaler, size, resize, crop, self._shape)
         scaler()  # a request that makes no sense is an error even where nothing is asked for
         numbers = [self._number(t) for t in times]
         with naming(self.path):
@@ -154,8 +164,9 @@ def open_video(path: Path, threads: int = 1) -> Iterator[Video]:
     with ExitStack() as stack:
         with naming(path):
             container, stream = stack.enter_context(open_stream(path))
+            shape = shape_of(path, container, stream)
             index = index_packets(path, container, stream)
-        yield Video(path, index, stream.codec_context, threads)
+        yield Video(path, index, stream.codec_context, threads, shape)
 
 
 def probe(path: Path) -> VideoInfo:
@@ -174,8 +185,9 @@ def read_frames(
 ) -> np.ndarray:
     """Return uint8 [F, H, W, 3]: the upright rgb frame shown at each of `times`.
 
-    `times` are seconds from the first frame, in any order; `size` is (height, width), None for the
-    video's own; `resize` is `fast` or `exact`, `crop` `none` or `centre` (see `resize.py`). Raises
+    `times` are seconds from the first frame, in any order; `size` is (height, width), None for that
+    of the picture as shown, which is also what is resized; `resize` is `fast` or `exact`, `crop`
+    `none` or `centre` (see `resize.py`). Raises
     `VideoError` where the file cannot be read, a time is outside it or a frame does not decode:
     never another frame instead.
     """
