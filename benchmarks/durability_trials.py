@@ -39,7 +39,7 @@ RUN = (
     *("trainer.accelerator=cpu", "trainer.precision=32", "trainer.threads=1"),
     *("trainer.prepare_workers=0", "trainer.batch_size=4", "eval.batch_size=8", "eval.every=0.5"),
     *("trainer.epochs=2", "trainer.log_every=1", "trainer.checkpoint_every=0"),
-    *("log.tensorboard=false", "run.picture=false"),
+    *("log.tensorboard=false", "run.picture=false", "trainer.keep_checkpoints=true"),
 )
 PLACES = ("step", "save", "validation", "edge", "epoch", "rename", "test", "anywhere")
 _TRAIN, _TEST = (RetrievalModule, "training_step"), (RetrievalModule, "test_step")
@@ -213,7 +213,10 @@ def signals(runs: Runs, few: bool = False) -> dict[str, Any]:
             armed = partial(at, *where, times, send)
             code = runs.go(name, "trainer.workers=2", "trainer.checkpoint_every=99", before=armed)
             told, kept = runs.said(), runs.folder / name / "checkpoints" / durable.LAST
-            if code != 128 + number or "go on with `tvr-bench bench --config" not in told:
+            how = "go on with `tvr-bench bench --config"
+            if where == _PREPARE:
+                how = "the same command goes on from here"
+            if code != 128 + number or how not in told:
                 wrong.append(f"{name}: code {code}, {told}")
             if where == _TRAIN and durable.read(kept)["global_step"] != times:
                 wrong.append(f"{name}: not stopped after its step")

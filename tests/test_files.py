@@ -249,3 +249,22 @@ def test_a_ledger_without_a_file_only_remembers() -> None:
     ledger = Ledger()
     ledger.add(id="a", path="a.mp4", stage="ocr", error="x")
     assert [entry.message for entry in ledger.entries] == ["x"]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077], ids=oct)
+def test_a_new_file_is_as_private_as_the_umask_and_an_old_one_as_it_was(
+    umask: int, tmp_path: Path
+) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.write_bytes(b"")
+    old.chmod(0o640)
+    before = os.umask(umask)
+    try:
+        for path in (new, old):
+            with atomic_path(path) as temporary:
+                temporary.unlink(missing_ok=True)
+                os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE(old.stat().st_mode) == 0o640

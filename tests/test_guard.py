@@ -19,7 +19,10 @@ from tvr_bench.errors import UserError
 from tvr_bench.models.meanpool import MeanPool
 from tvr_bench.resume import not_finite
 
-WORDS = ("model=meanpool", "trainer.steps=null", "trainer.epochs=2", "trainer.batch_size=4")
+WORDS = (
+    *("model=meanpool", "trainer.steps=null", "trainer.epochs=2", "trainer.batch_size=4"),
+    "trainer.keep_checkpoints=true",
+)
 Run = Callable[..., Path]
 
 

@@ -75,7 +75,7 @@ def test_validation_comes_as_often_as_asked_and_after_the_last_step(
     run: Callable[..., tuple[Path, Record]],
     validated: list[int],
 ) -> None:
-    folder, record = run(*settings, "eval.selection=best_val")
+    folder, record = run(*settings, "eval.selection=best_val", "trainer.keep_checkpoints=true")
     assert validated == expected
     kept = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytorch_lightning as pl
 from rich.console import Console
 from safetensors.torch import save_file
 
-from tvr_bench import (
-    devices,
-    durable,
-    encoded,
-    identity,
-    paper_track,
-    resume,
-    strategies,
-    training,
-)
-from tvr_bench.config import to_yaml
+from tvr_bench import devices, encoded, identity, paper_track, resume, strategies, training
 from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule, trained
-from tvr_bench.datamodules.tokens import save_tokenizer
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult
-from tvr_bench.files import Ledger, atomic_write
-from tvr_bench.leaderboard.record import RECORD_FILE, Record, save_record
+from tvr_bench.files import Ledger, atomic_path
+from tvr_bench.leaderboard.record import Record, save_record
 from tvr_bench.leaderboard.result import ranks_of
 from tvr_bench.leaderboard.table import build_leaderboard
 from tvr_bench.models.base import RetrievalModule
@@ -35,18 +22,10 @@ from tvr_bench.models.layers import towers
 from tvr_bench.picture import draw_picture
 from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.report import SPLIT, make_record, print_result
-from tvr_bench.runs import (
-    CONFIG_FILE,
-    LEDGER_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    evaluation_of,
-    trained_model,
-)
+from tvr_bench.run_folder import how_to_go_on, keep_settings, open_run, remove_checkpoints
+from tvr_bench.runs import LEDGER_FILE, WEIGHTS_FILE, evaluation_of, trained_model
 from tvr_bench.schema import Config
 from tvr_bench.signals import Stop
-
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
 
 
 def bench(cfg: Config, command: str = "") -> Record | None:
@@ -70,8 +49,41 @@ def _bench(cfg: Config, command: str, team: devices.Team, stop: Stop) -> Record 
     if cfg.backbone.cache:
         encoded.check(model)
     evaluation = evaluation_of(model, keep_features=True)
-    run_dir = open_run(cfg, team)
-    stop.how = how_to_go_on(run_dir)
+    with open_run(cfg, team, stop) as run_dir:
+        data = _prepare(model, run_dir, team)
+        trains = "train" in data.prepared
+        training.seed(cfg)  # again: whether the caches were full must not change a number
+        if team.first:
+            assert model.tokenizer is not None
+            keep_settings(cfg, run_dir, model.tokenizer)
+            console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
+            for note in paper_track.notes(cfg):
+                console.print(note)
+        if trains:
+            stop.how = how_to_go_on(run_dir)
+            team.advise(stop.how)
+        who = identity.identity(cfg, data) if trains else {}
+        trainer = training.build_trainer(cfg, run_dir, [evaluation], identity=who, stop=stop)
+        if trains:
+            data.seconds["train"] = fit(trainer, model, data, run_dir)
+        test_start = time.perf_counter()
+        with resume.said():
+            trainer.test(model, data, verbose=False)
+        model = strategies.whole(model)
+        if not team.first:
+            return None
+
+        if SPLIT not in evaluation.results:  # a smoke run sees one batch, which is no result
+            console.print("smoke run: everything connects; no record is written")
+            return None
+        data.seconds["test"] = time.perf_counter() - test_start
+        model.eval()  # Lightning has put it back to training
+        return conclude(model, data, evaluation.results[SPLIT], run_dir, command, started)
+
+
+def _prepare(model: RetrievalModule, run_dir: Path, team: devices.Team) -> VideoTextDataModule:
+    """Return the data with its caches filled, as far as the run needs them."""
+    cfg = model.cfg
     ledger = Ledger(run_dir / LEDGER_FILE if team.first else None)
     data = dataset_class(cfg.data.name)(
         cfg, tokenizer=model.tokenizer, ledger=ledger, scene_text=model.reads_text
@@ -82,34 +94,10 @@ def _bench(cfg: Config, command: str, team: devices.Team, stop: Stop) -> Record 
         data.prepare(splits, trains=trains)
         if cfg.backbone.cache:
             encoded.encode_frames(model, data, splits)
-    assert data.tokenizer is not None
     if team.first:
         data.tell()
-        save_tokenizer(data.tokenizer, run_dir / TOKENIZER_FILE)
     model.tokenizer = data.tokenizer
-    training.seed(cfg)  # again: whether the caches were full must not change a number
-    if team.first:
-        console.print(f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: {run_dir}")
-        for note in paper_track.notes(cfg):
-            console.print(note)
-
-    who = identity.identity(cfg, data) if trains else {}
-    trainer = training.build_trainer(cfg, run_dir, [evaluation], identity=who, stop=stop)
-    if trains:
-        data.seconds["train"] = fit(trainer, model, data, run_dir)
-    test_start = time.perf_counter()
-    with resume.said():
-        trainer.test(model, data, verbose=False)
-    model = strategies.whole(model)
-    if not team.first:
-        return None
-
-    if SPLIT not in evaluation.results:  # a smoke run sees one batch, which is no result
-        console.print("smoke run: everything connects; no record is written")
-        return None
-    data.seconds["test"] = time.perf_counter() - test_start
-    model.eval()  # Lightning has put it back to training
-    return conclude(model, data, evaluation.results[SPLIT], run_dir, command, started)
+    return data
 
 
 def conclude(
@@ -138,67 +126,12 @@ def conclude(
         wall_s=time.perf_counter() - started,
     )
     save_record(record, run_dir, ranks_of(result, data.split(SPLIT)))
+    if not cfg.trainer.keep_checkpoints:
+        remove_checkpoints(run_dir)  # the record and the weights are on the disk
     picture = draw_picture(model, data, result, run_dir) if cfg.run.picture else None
     board = build_leaderboard(Path(cfg.run.root), Path(cfg.run.leaderboard))
     print_result(record, run_dir, board, picture)
     return record
-
-
-def open_run(cfg: Config, team: devices.Team) -> Path:
-    """Return the run's folder with its configuration in it, new or to be continued.
-
-    The configuration is kept without the run's name, so that repeating it makes a new run.
-    """
-    name = cfg.run.name or team.agree("name", lambda: _new_name(cfg))
-    if not re.fullmatch(_NAME, name):
-        raise UserError(
-            f"run.name={name!r} is impossible; use letters, digits, '_', '-' and '.' (not first)"
-        )
-    run_dir = Path(cfg.run.root) / name
-    team.advise(how_to_go_on(run_dir))
-    if not team.first:
-        return run_dir
-    if (run_dir / RECORD_FILE).exists():
-        raise UserError(f"run {run_dir} is finished; choose another run.name or remove its folder")
-    _make_folder(run_dir, "run.root")
-    _make_folder(Path(cfg.paths.cache), "paths.cache")
-    durable.clean(run_dir)
-    path = run_dir / CONFIG_FILE
-    if path.exists() and not cfg.run.force:
-        identity.check_settings(path, cfg)
-    atomic_write(path, to_yaml(cfg, without=("run.name", "run.force")))
-    (run_dir / LEDGER_FILE).unlink(missing_ok=True)
-    return run_dir
-
-
-def _new_name(cfg: Config) -> str:
-    """Return the name of a run, whose folder is made, as two may begin in the same second."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = first = f"{cfg.model.name}-{cfg.data.name}-s{cfg.seed}-{stamp}"
-    number = 1
-    while not _make_folder(Path(cfg.run.root) / name, "run.root"):
-        number += 1
-        name = f"{first}-{number}"
-    return name
-
-
-def _make_folder(path: Path, key: str) -> bool:
-    """Make a folder where there is none; return whether there was none."""
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        if path.is_dir():
-            return False
-        raise UserError(
-            f"cannot make the folder {path}: {error.strerror}; choose another {key}"
-        ) from error
-    return True
-
-
-def how_to_go_on(run_dir: Path) -> str:
-    """Return what to tell the user whose run has stopped before its end."""
-    command = f"tvr-bench bench --config {run_dir / CONFIG_FILE} run.name={run_dir.name}"
-    return f"go on with `{command}`"
 
 
 def fit(
@@ -228,5 +161,6 @@ def save_weights(model: RetrievalModule, run_dir: Path) -> None:
     if name := resume.not_finite(model, []):
         raise UserError(f"weight {name} is not finite, and was not saved; lower optim.lr")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(state, run_dir / WEIGHTS_FILE)
+    with atomic_path(run_dir / WEIGHTS_FILE) as path:
+        save_file(state, path)
     towers.save(getattr(model.network, "shapes", {}), run_dir)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,19 +28,29 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # what some file systems
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` on success and vanishes on error.
 
-    On return the file and its name are on the disk. Raises UserError where the disk is full.
+    On return the file and its name are on the disk. It has the permissions that a plain `open`
+    gives a new file, or those of the file that it replaces, whoever wrote it. Raises UserError
+    where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex[:12]}.tmp{path.suffix}"
     try:
         with room_for(path):
+            temporary.touch()  # so the kernel says what the umask and the folder's rules come to
+            mode = _mode(path if path.is_file() else temporary)
+            temporary.unlink()
             yield temporary
             with open(temporary, "rb+") as file:
+                os.fchmod(file.fileno(), mode)  # some libraries write private files
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:

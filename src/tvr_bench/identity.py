@@ -68,13 +68,15 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
+def changed_settings(path: Path, cfg: Config) -> str:
+    """Return where the configuration in `path` could give other numbers than `cfg`, in words."""
+    return _listed(differences(settings(load([], path)), settings(cfg)))
+
+
 def check_settings(path: Path, cfg: Config) -> None:
     """Raise UserError where the configuration in `path` could give other numbers than `cfg`."""
-    found = differences(settings(load([], path)), settings(cfg))
-    if found:
-        raise UserError(
-            f"run {path.parent} was begun with other settings ({_listed(found)}); {_AGAIN}"
-        )
+    if found := changed_settings(path, cfg):
+        raise UserError(f"run {path.parent} was begun with other settings ({found}); {_AGAIN}")
 
 
 def check_identity(path: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -44,6 +44,7 @@ MACHINE = {
     "log_every": "lines of a log",
     "timeout": "when a run or a clip is given up; clips that were are in the record",
     "checkpoint_every": "a resumed run equals an uninterrupted one",
+    "keep_checkpoints": "what is removed when the record is written",
     "max_skipped": "when a run is given up; one that ends skipped what it would have skipped",
 }
 # a test may run on another machine
@@ -212,6 +213,7 @@ class TrainerConfig:
     threads: int | None = MISSING
     log_every: int = MISSING
     checkpoint_every: float = MISSING
+    keep_checkpoints: bool = MISSING
     max_skipped: int = MISSING
     deterministic: bool = MISSING
     smoke: bool = MISSING

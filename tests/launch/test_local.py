@@ -17,10 +17,10 @@ from launch.fakes import fake_command, starts, write_record
 from tvr_bench.errors import UserError
 from tvr_bench.launch import local
 from tvr_bench.launch.local import LOG_FILE, Task, last_error, make_folder, run_tasks
-from tvr_bench.launch.lock import TaskLock, holder
 from tvr_bench.launch.progress import LaunchProgress
 from tvr_bench.launch.slots import Slot
 from tvr_bench.leaderboard.record import RECORD_FILE
+from tvr_bench.lock import Lock, holder
 
 DRIVER = """
 import sys
@@ -185,7 +185,7 @@ def test_a_killed_launcher_leaves_its_child_the_lock(tmp_path: Path, driver: Dri
     process.kill()
     process.communicate()
     lock = tmp_path / ".locks" / "a.lock"
-    assert TaskLock.acquire(lock) is None
+    assert Lock.acquire(lock) is None
     assert f"process {process.pid} on " in holder(lock)
     (outcome,) = run_tasks("test", tasks_in(tmp_path, ["a"]), fake_command())
     assert (outcome.state, len(starts(tmp_path / "a"))) == ("there", 1)
@@ -201,11 +201,11 @@ def test_a_stale_lock_file_locks_nothing(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_once_and_given_back(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
-    lock = TaskLock.acquire(path)
-    assert lock is not None and TaskLock.acquire(path) is None
+    lock = Lock.acquire(path)
+    assert lock is not None and Lock.acquire(path) is None
     assert holder(path).startswith(f"process {os.getpid()} on ")
     lock.release()
-    second = TaskLock.acquire(path)
+    second = Lock.acquire(path)
     assert second is not None
     second.release()
 

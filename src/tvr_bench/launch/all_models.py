@@ -22,6 +22,7 @@ from tvr_bench.launch.progress import duration
 from tvr_bench.launch.sweep import print_failures
 from tvr_bench.leaderboard.record import RECORD_FILE, load_record
 from tvr_bench.leaderboard.sweep_report import wide_console
+from tvr_bench.lock import lock_of
 
 _SHOWN = ("R@1", "R@5", "R@10")
 
@@ -89,7 +90,7 @@ def _task(model: str, name: str, root: Path, settings: Sequence[str], file: Path
     run = f"{model}-{name}"
     return Task(
         name=run,
-        lock=root / ".locks" / f"{run}.lock",
+        lock=lock_of(root, run),
         find=partial(Path, root / run),
         settings=(*(["--config", str(file)] if file else []), f"model={model}", *settings),
     )

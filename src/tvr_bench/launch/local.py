@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from tvr_bench.errors import UserError
-from tvr_bench.launch.lock import TaskLock, holder
 from tvr_bench.launch.progress import LaunchProgress
 from tvr_bench.launch.slots import Slot, slots
 from tvr_bench.leaderboard.record import RECORD_FILE
+from tvr_bench.lock import Lock, holder
 from tvr_bench.values import truth
 
 LOG_FILE = "bench.log"
@@ -70,7 +70,7 @@ Command: TypeAlias = "Callable[[Task, Path], Sequence[str]]"
 class _Running:
     """A task's process, from its start to its outcome."""
 
-    def __init__(self, task: Task, command: Command, lock: TaskLock, slot: Slot) -> None:
+    def __init__(self, task: Task, command: Command, lock: Lock, slot: Slot) -> None:
         self.task, self.lock, self.slot = task, lock, slot
         self.folder = task.find()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class _Running:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **slot.environment, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **slot.environment, **lock.environment, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C reaches the launcher, which tells its children
                 pass_fds=(lock.handle,),
             )
@@ -180,7 +180,7 @@ class _Launcher:
             task = self.tasks[number]
             if self._waits(task):
                 continue
-            if (lock := TaskLock.acquire(task.lock)) is None:
+            if (lock := Lock.acquire(task.lock)) is None:
                 self.busy[task.name] = holder(task.lock)
             elif task.done:  # by another process, since the first look
                 lock.release()
@@ -195,7 +195,7 @@ class _Launcher:
         wanted = task.weights()
         return any(self.tasks[i].find() == wanted for i in {*self.todo, *self.running})
 
-    def _begin(self, number: int, lock: TaskLock) -> None:
+    def _begin(self, number: int, lock: Lock) -> None:
         task = self.tasks[number]
         self.progress.begin(task.name)
         try:

@@ -33,6 +33,7 @@ from tvr_bench.launch.local import (
 )
 from tvr_bench.leaderboard.record import RECORD_FILE, load_record
 from tvr_bench.leaderboard.sweep_report import Measured, check_metrics, write_report
+from tvr_bench.lock import lock_of
 from tvr_bench.schema import numbers
 
 ROOT = "sweeps"  # beside the runs: hundreds of ablated models would fill the leaderboard
@@ -127,7 +128,7 @@ def plan(name: str, settings: Sequence[str] = (), seeds: Sequence[int] = (0, 1, 
             run = f"{_slug(loaded.name)}-{_slug(cell.label)}-s{seed}-{digest}"
             task = Task(
                 name=run,
-                lock=root / ".locks" / f"{digest}.lock",
+                lock=lock_of(root, digest),
                 find=partial(_find, root, digest, folder / run),
                 settings=(*words, f"seed={seed}"),
                 weights=trainers.get(trained),
