@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,8 +188,25 @@ def test_the_logit_scale_starts_where_told_and_ends_at_a_hundred() -> None:
     with torch.no_grad():
         model.log_scale.fill_(50)
     assert model.logit_scale.item() == 100
+    assert create_model("meanpool", **SMALL, **{"loss.scale": 100}).logit_scale.item() == 100
     fixed = create_model("meanpool", **SMALL, **{"loss.learn_scale": False})
     assert not fixed.log_scale.requires_grad
+
+
+def test_a_logit_scale_that_is_driven_up_stops_at_a_hundred_and_comes_down_at_once(
+    run: Callable[..., tuple[Path, Record]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales: list[float] = []
+
+    def drive(self: RetrievalModule, *_: Any) -> torch.Tensor:
+        scales.append(self.log_scale.item())
+        return self.logit_scale * (-1 if self.trainer.global_step < 3 else 1000)
+
+    monkeypatch.setattr(RetrievalModule, "contrast", drive)
+    words = ["optim.lr=0.5", "optim.warmup=0", "optim.clip=0", "trainer.steps=6", "loss.scale=90"]
+    run(*words, "optim.betas=[0.5,0.5]")
+    assert scales[:4] == pytest.approx([math.log(90), *[math.log(100)] * 3])
+    assert scales[3] > scales[4] > scales[5]
 
 
 def test_nothing_left_to_train_is_one_line(

@@ -230,6 +230,16 @@ def test_frozen_towers_get_no_gradient(
         )
 
 
+def test_a_scale_that_starts_at_its_ceiling_can_be_learned(
+    model: RetrievalModule, batch: Batch, ocr: dict[str, Any]
+) -> None:
+    name = model.cfg.model.name
+    highest = create_model(name, **SETTINGS, **ocr, **{"loss.scale": 100})
+    _loss(highest, batch).backward()
+    if highest.log_scale.requires_grad:
+        assert highest.log_scale.grad is not None and highest.log_scale.grad != 0
+
+
 def test_weights_survive_a_file(
     model: RetrievalModule, batch: Batch, ocr: dict[str, Any], tmp_path: Path
 ) -> None:

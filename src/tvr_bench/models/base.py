@@ -100,8 +100,13 @@ class RetrievalModule(pl.LightningModule):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The factor of the scores before the softmax, at most 100."""
-        return self.log_scale.exp().clamp_max(_LARGEST_SCALE)
+        """The factor of the scores before the softmax, at most 100.
+
+        Its gradient never vanishes: the exponential of the logarithm of 100 is a little more than
+        100 in single precision, where a plain clamp would let none through.
+        """
+        value = self.log_scale.detach().exp().clamp_max(_LARGEST_SCALE)
+        return value * (self.log_scale - self.log_scale.detach()).exp()
 
     def encode_text(self, batch: Batch) -> Features:
         """Return the features of a batch of texts."""
@@ -205,9 +210,11 @@ class RetrievalModule(pl.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """Make one step, in smaller micro-batches where memory runs out."""
+        """Make one step, in smaller micro-batches where memory runs out, and hold the scale."""
         step = partial(self.memory.run, self, optimizer_closure)
         super().optimizer_step(epoch, batch_idx, optimizer, step)
+        with torch.no_grad():  # as CLIP does, so that it can come down again at once
+            self.log_scale.clamp_(max=math.log(_LARGEST_SCALE))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the micro-batch that fits: another one would round differently."""
