@@ -94,7 +94,8 @@ def test_the_best_is_that_of_the_metric_asked_for(
     epochs, test = ((9.0, 1.0, 1.0), (1.0, 9.0, 1.0), (1.0, 1.0, 9.0)), (0.0, 0.0, 0.0)
     values = iter({"R@1_mean": a, "R@10_mean": b, "RSum": c} for a, b, c in (*epochs, test))
     monkeypatch.setattr(EvaluationResult, "flat", lambda _: next(values))
-    folder, _ = run("eval.selection=best_val", f"eval.best_by={best_by}", *EPOCHS)
+    words = ["eval.selection=best_val", f"eval.best_by={best_by}", "trainer.keep_checkpoints=true"]
+    folder, _ = run(*words, *EPOCHS)
     kept = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert kept["global_step"] == best
 
