@@ -125,7 +125,8 @@ def conclude(
         weights=run_dir / WEIGHTS_FILE,
         wall_s=time.perf_counter() - started,
     )
-    save_record(record, run_dir, ranks_of(result, data.split(SPLIT)))
+    split = data.split(SPLIT)
+    save_record(record, run_dir, ranks_of(result, split, data.units(split)))
     if not cfg.trainer.keep_checkpoints:
         remove_checkpoints(run_dir)  # the record and the weights are on the disk
     picture = draw_picture(model, data, result, run_dir) if cfg.run.picture else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -82,9 +83,10 @@ def _results(record: Record, run_dir: Path) -> str:
         "",
         f"{record.data.queries:,} texts and {record.data.clips:,} videos of the split "
         f"'{plain(record.protocol.split)}', one run of seed {record.run.seed}. Recalls in percent; "
-        "in brackets 95 % intervals over other test videos (bootstrap), which say nothing of "
+        "in brackets 95 % intervals over other test videos, which say nothing of "
         "another training." + ("" if same else " Several texts belong to one video."),
     ]
+    lines += [line for note in record.notes for line in ("", f"**{plain(note)}.**")]
     lost = len(record.data.missing_ids) + len(record.data.failed)
     if lost:
         lines += ["", f"**{lost:,} test videos were missing or unreadable and count as misses.**"]
@@ -105,9 +107,9 @@ def _results(record: Record, run_dir: Path) -> str:
 
 def _cell(values: dict[str, float], direction: str, metric: str, run_dir: Path) -> str:
     text = _number(values[metric])
-    if metric == "MdR":  # no mean of values per query
-        return text
     found = estimate([run_dir], f"{direction}_{metric}")
+    if math.isnan(found.low):  # nothing to tell it from
+        return text
     return rf"{text} \[{found.low:.1f}, {found.high:.1f}\]"
 
 

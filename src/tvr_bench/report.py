@@ -19,6 +19,7 @@ from tvr_bench.datamodules.base import VideoTextDataModule, trained
 from tvr_bench.datamodules.types import Split
 from tvr_bench.evaluation import efficiency
 from tvr_bench.evaluation.evaluate import EvaluationResult
+from tvr_bench.evaluation.intervals import few_queries
 from tvr_bench.identity import SOURCE
 from tvr_bench.leaderboard.console import print_report
 from tvr_bench.leaderboard.inputs import inputs_of
@@ -78,6 +79,7 @@ def make_record(
         efficiency=_efficiency(model, data, result, precision),
         phases=data.seconds,
         settings=settings_of(cfg),
+        notes=[note for note in (few_queries(len(data.split(SPLIT).queries)),) if note],
         inputs=inputs_of(cfg, data, pretrained, about.checkpoint_sha256 or ""),
         env=collect_env(),
     )

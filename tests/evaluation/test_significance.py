@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvr_bench.evaluation.significance import (
-    bootstrap_intervals,
     compare_values,
     holm,
     mean_sd,
@@ -35,19 +33,6 @@ def _exact_p(values: list[Fraction], clusters: list[int]) -> Fraction:
         for signs in itertools.product((1, -1), repeat=len(sums))
     )
     return Fraction(far, 2 ** len(sums))
-
-
-def _slow_bootstrap(values: list[float], clusters: list[str], draws: int) -> list[float]:
-    """The means of `draws` samples of whole videos, drawn one by one, in order."""
-    chance = random.Random(1)
-    videos: dict[str, list[float]] = {}
-    for value, video in zip(values, clusters, strict=True):
-        videos.setdefault(video, []).append(value)
-    means = []
-    for _ in range(draws):
-        sample = [v for _ in videos for v in videos[chance.choice(list(videos))]]
-        means.append(sum(sample) / len(sample))
-    return sorted(means)
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,48 +93,16 @@ def test_the_order_of_queries_and_neighbours_do_not_matter() -> None:
     rng = np.random.default_rng(2)
     values, clusters = rng.normal(size=(90, 4)), rng.integers(0, 40, 90)
     order = rng.permutation(90)
-    for function in (sign_flip_test, bootstrap_intervals):
-        whole = function(values, clusters)
-        assert np.allclose(function(values[order], clusters[order]), whole)
-        alone = [function(values[:, [i]], clusters)[0] for i in range(4)]
-        assert np.allclose(np.array(alone), whole)
-
-
-def test_the_interval_agrees_with_a_slow_bootstrap() -> None:
-    rng = np.random.default_rng(3)
-    clusters = [f"v{i}" for i in range(40) for _ in range(1 + i % 4)]
-    hits = (rng.random(len(clusters)) < 0.4).astype(float)
-    means = _slow_bootstrap(hits.tolist(), clusters, 4_000)
-    low, high = bootstrap_intervals(hits[:, None], np.array(clusters))[0]
-    assert low == pytest.approx(means[100], abs=0.015)
-    assert high == pytest.approx(means[3_900], abs=0.015)
-
-
-def test_the_interval_has_the_textbook_width_and_grows_with_clusters() -> None:
-    hits = (np.arange(1_000) % 10 < 3).astype(float)[:, None]
-    low, high = bootstrap_intervals(hits, np.arange(1_000))[0]
-    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.21 / 1_000), rel=0.06)
-    alike = np.repeat((np.arange(100) % 10 < 3).astype(float), 10)[:, None]
-    low, high = bootstrap_intervals(alike, np.repeat(np.arange(100), 10))[0]
-    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.21 / 100), rel=0.06)
-
-
-def test_nine_in_ten_intervals_hold_the_truth() -> None:
-    rng = np.random.default_rng(4)
-    hits = (rng.random((200, 500)) < 0.5).astype(float)
-    bounds = bootstrap_intervals(hits, np.arange(200), level=0.9, draws=1_000)
-    held = np.mean((bounds[:, 0] <= 0.5) & (bounds[:, 1] >= 0.5))
-    assert 0.85 < held < 0.95
+    whole = sign_flip_test(values, clusters)
+    assert np.allclose(sign_flip_test(values[order], clusters[order]), whole)
+    alone = [sign_flip_test(values[:, [i]], clusters)[0] for i in range(4)]
+    assert np.allclose(np.array(alone), whole)
 
 
 def test_blocks_of_draws_cover_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(6).normal(0.1, 1, (50, 2))
-    whole = bootstrap_intervals(values, np.arange(50), draws=2_000)
     p = sign_flip_test(values, np.arange(50), draws=2_000)
-    monkeypatch.setattr("tvr_bench.evaluation.significance._KEPT", 0)
-    assert np.array_equal(bootstrap_intervals(values, np.arange(50), draws=2_000), whole)
     monkeypatch.setattr("tvr_bench.evaluation.significance._CELLS", 350)
-    assert np.allclose(bootstrap_intervals(values, np.arange(50), draws=2_000), whole, atol=0.02)
     assert np.allclose(sign_flip_test(values, np.arange(50), draws=2_000), p, atol=0.04)
 
 

@@ -109,3 +109,9 @@ def test_hostile_names_stay_text(make_record: RecordFactory) -> None:
     assert text.count("[red]") == 4 and ":boom:" in text
     assert "[bold]a[/bold]" in text
     assert "[link=x]runs" in text
+
+
+def test_a_note_of_the_record_is_printed(make_record: RecordFactory) -> None:
+    record = make_record().model_copy(update={"notes": ["16 queries are too few"]})
+    assert _row(report_text(record, {}), "note")[1:] == ["16", "queries", "are", "too", "few"]
+    assert "note" not in report_text(make_record(), {})

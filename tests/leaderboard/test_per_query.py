@@ -76,7 +76,8 @@ def test_what_differs_and_what_does_not(runs: dict[str, list[Path]]) -> None:
     assert compare(runs["reader"], runs["plain"], skill="scene_text").p < 0.01
     assert compare(runs["reader"], runs["plain"], skill="temporal").p > 0.05
     same = compare(runs["reader"], runs["reader"])
-    assert (same.difference, same.p, same.low, same.high) == (0, 1, 0, 0)
+    assert (same.difference, same.p, same.low) == (0, 1, -same.high)
+    assert 4 < same.high < 8, "64 queries without a difference do not bound it to nothing"
     flipped = compare(runs["plain"], runs["reader"], "v2t_R@5")
     assert flipped.difference == -compare(runs["reader"], runs["plain"], "v2t_R@5").difference
 
@@ -100,8 +101,27 @@ def test_runs_in_another_order_are_aligned(tmp_path: Path) -> None:
         if name.startswith("t2v_") or name.startswith("query_"):
             turned[name] = arrays[name][::-1]
     save_record(record, tmp_path / "b", turned)
-    assert compare([run], [tmp_path / "b"]).high == 0
-    assert compare([run], [tmp_path / "b"], "in_group_R@1").high == 0
+    found = compare([run], [tmp_path / "b"])
+    assert (found.difference, found.p, found.low) == (0, 1, -found.high)
+    inside = compare([run], [tmp_path / "b"], "in_group_R@1")
+    assert (inside.difference, inside.p) == (0, 1)
+
+
+def test_medians_have_intervals_and_units_are_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", seed=1)
+    record = load_record(run)
+    found = estimate([run], "t2v_MdR")
+    assert found.mean == pytest.approx(record.metrics.t2v["MdR"])
+    assert found.low <= found.mean <= found.high
+    assert (found.queries, found.videos) == (64, 64)
+    arrays = load_ranks(record, run)
+    groups = np.array([f"g{i // 4}" for i in range(64)])
+    save_record(record, tmp_path / "b", {**arrays, "query_units": groups, "clip_units": groups})
+    for metric in ("t2v_R@1", "v2t_R@1", "in_group_R@1", "t2v_MnR"):
+        grouped = estimate([tmp_path / "b"], metric)
+        assert (grouped.queries, grouped.videos) == (64, 16)
+        assert grouped.mean == estimate([run], metric).mean
+        assert (grouped.low, grouped.high) != (estimate([run], metric).low, found.high)
 
 
 def test_what_cannot_be_compared_is_one_line(runs: dict[str, list[Path]], tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ class VideoTextDataModule(pl.LightningDataModule):
 
     def units(self, split: Split) -> dict[str, str]:
         """Return by clip id what it shares its luck with: intervals draw such clips together."""
-        return same_file(split.clips)
+        return same_file(split)
 
     def mirror(self, caption: str) -> str:
         """Return what is true of a clip in a mirror: left is right there, and clockwise turns."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tvr_bench.datamodules.types import Clip, Split
+import re
+from pathlib import Path
+
+from tvr_bench.datamodules.types import Split
 from tvr_bench.files import settings_hash
 
 
@@ -12,7 +15,12 @@ def contents_hash(split: Split) -> str:
     return settings_hash([clips, sorted((q.text, q.clip_id) for q in split.queries)], 64)
 
 
-def same_file(clips: tuple[Clip, ...]) -> dict[str, str]:
+def same_file(split: Split) -> dict[str, str]:
     """Return by clip id the first clip that is cut from the same file: parts of it are alike."""
-    first: dict[object, str] = {}
-    return {clip.id: first.setdefault(clip.path, clip.id) for clip in clips}
+    first: dict[Path, str] = {}
+    return {clip.id: first.setdefault(clip.path, clip.id) for clip in split.clips}
+
+
+def same_source(split: Split, span: str = r"_[0-9]+_[0-9]+$") -> dict[str, str]:
+    """Return by clip id what is left of the id without the `span` of its source."""
+    return {clip.id: re.sub(span, "", clip.id) for clip in split.clips}

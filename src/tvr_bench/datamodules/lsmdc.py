@@ -15,6 +15,7 @@ from typing import ClassVar
 from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
 from tvr_bench.datamodules.tables import read_lines
 from tvr_bench.datamodules.text_files import FETCH, read_text
+from tvr_bench.datamodules.types import Split
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 
@@ -46,6 +47,10 @@ class LsmdcDataModule(AnnotatedDataModule):
         for clip, sentence in read_rows(self.file(_FILES[name])):
             captions.setdefault(clip, []).append(sentence)
         return [Entry(clip, tuple(some), _names(clip)) for clip, some in captions.items()]
+
+    def units(self, split: Split) -> dict[str, str]:
+        """Return the film that each clip is from: its clips share actors, light and places."""
+        return {clip.id: _SPAN.sub("", clip.id) for clip in split.clips}
 
     def official(self, name: str) -> Counts | None:
         """Return what a split counts; of `train` the sentences alone are known, of `val` nothing.

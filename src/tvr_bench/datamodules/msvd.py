@@ -21,8 +21,10 @@ from tvr_bench.datamodules.annotation_files import (
     texts_of,
 )
 from tvr_bench.datamodules.base import SPLITS
+from tvr_bench.datamodules.contents import same_source
 from tvr_bench.datamodules.folder import seconds_in
 from tvr_bench.datamodules.text_files import lines_of, read_text
+from tvr_bench.datamodules.types import Split
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 from tvr_bench.safe_pickle import load_plain
@@ -56,6 +58,10 @@ class MsvdDataModule(AnnotatedDataModule):
             Entry(one, self._captions[one], (self._files[one],), seconds=seconds_in(one))
             for one in ids
         ]
+
+    def units(self, split: Split) -> dict[str, str]:
+        """Return the YouTube video that each clip was cut from."""
+        return same_source(split)
 
     def official(self, name: str) -> Counts | None:
         """Return what a split counts; the corpus has a few captions more than the papers."""

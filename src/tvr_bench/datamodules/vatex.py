@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 from tvr_bench.datamodules.annotated import AnnotatedDataModule, Counts, Entry
 from tvr_bench.datamodules.annotation_files import in_order, read_json, read_list, texts_of
+from tvr_bench.datamodules.contents import same_source
 from tvr_bench.datamodules.folder import seconds_in
+from tvr_bench.datamodules.types import Split
 from tvr_bench.errors import UserError
 from tvr_bench.registry import register_dataset
 
@@ -48,6 +50,10 @@ class VatexDataModule(AnnotatedDataModule):
             Entry(one, self._captions[one], (files.get(one, one),), seconds=seconds_in(one))
             for one in ids
         ]
+
+    def units(self, split: Split) -> dict[str, str]:
+        """Return the YouTube video that each clip was cut from."""
+        return same_source(split)
 
     def official(self, name: str) -> Counts:
         """Return what a split counts."""

@@ -1,11 +1,9 @@
-"""How far a number can be trusted: intervals over test videos, and tests of a difference.
+"""Whether two systems differ: tests of a difference, and its spread over seeds.
 
-The unit of chance is the video: queries of one video share its luck, so they are drawn, and their
-signs are flipped, together (`clusters`). The seeds of a system are averaged per query *before*
-either, never drawn themselves: a draw with replacement from three seeds shows only two thirds of
-their variance, an interval that looks wider yet still is too narrow. So an interval and a p-value
-speak of the trained weights on other videos, and the spread over seeds is a figure of its own
-(`mean_sd`, `seed_error`), to be read beside them.
+The unit of chance is a video, or whatever else shares its luck: the signs of its queries are
+flipped together (`clusters`). The seeds of a system are averaged per query before that. So an
+interval and a p-value speak of the trained weights on other videos, and the spread over seeds is a
+figure of its own (`mean_sd`, `seed_error`), to be read beside them.
 
 Q queries, V videos, S systems (or comparisons of two), R seeds (runs).
 """
@@ -15,28 +13,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tvr_bench.evaluation.intervals import Floats, Labels, difference_intervals, per_unit
+
 DRAWS = 10_000
-LEVEL = 0.95
 ALPHA = 0.05
 _CELLS = 1 << 16  # of a block of draws, which then stays in the cache of a core
-_KEPT = 20_000_000  # times 2 bytes: draws of up to so many cells are kept for the next call
 _ROUNDING = 1e-9  # two sums of the same numbers in another order differ by less, relatively
-
-Floats = NDArray[np.float64]
-Labels = NDArray[Any]  # [Q], equal where two queries have the same video
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What parts one system from another: `first` less `second`, in the unit of the values.
 
-    `low` and `high` bound it (bootstrap), `p` is two-sided (sign flips). `seed_error` is the
+    `low` and `high` bound it over other videos, `p` is two-sided (sign flips). `seed_error` is the
     standard error of the difference over seeds, None where a system has a single one.
     """
 
@@ -75,28 +68,6 @@ def seed_error(first: Sequence[float], second: Sequence[float]) -> float | None:
     return math.sqrt(spread)
 
 
-def bootstrap_intervals(
-    values: Floats,
-    clusters: Labels,
-    *,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Floats:
-    """Return the percentile interval [S, 2] of the mean of each column of `values` [Q, S].
-
-    A draw takes V videos with replacement and all queries of each. The same draws serve every
-    column, so a column's interval does not depend on the others.
-    """
-    sums, sizes = _per_cluster(values, clusters)
-    means = np.empty((draws, values.shape[1]))
-    for block, times in _samples(len(sizes), draws, seed):
-        weights = times.astype(np.float64)
-        means[block] = (weights @ sums) / (weights @ sizes)[:, None]
-    tail = (1 - level) / 2
-    return np.quantile(means, [tail, 1 - tail], axis=0).T
-
-
 def sign_flip_test(
     differences: Floats, clusters: Labels, *, draws: int = DRAWS, seed: int = 0
 ) -> Floats:
@@ -106,7 +77,7 @@ def sign_flip_test(
     difference. All sign patterns are tried where they are no more than `draws`; else p is
     (1 + draws at least as far from zero) / (1 + draws), which is never 0 and valid for any draws.
     """
-    sums, _ = _per_cluster(differences, clusters)
+    sums, _ = per_unit(differences, clusters)
     observed = np.abs(sums.sum(axis=0))
     bar = observed - _ROUNDING * np.abs(sums).sum(axis=0)
     few = np.flatnonzero(2.0 ** np.count_nonzero(sums, axis=0) <= draws)
@@ -131,15 +102,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_values(
-    first: Floats, second: Floats, clusters: Labels, *, draws: int = DRAWS, seed: int = 0
+    first: Floats,
+    second: Floats,
+    clusters: Labels,
+    *,
+    most: float = np.inf,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Comparison:
-    """Return the comparison of two systems by their values [R, Q] per seed and query.
+    """Return the comparison of two systems by their values [R, Q] per seed and query, 0 to `most`.
 
     Both have the queries in the same order, whose videos are `clusters` [Q]; the numbers of seeds
     may differ.
     """
     difference = (first.mean(axis=0) - second.mean(axis=0))[:, None]
-    low, high = bootstrap_intervals(difference, clusters, draws=draws, seed=seed)[0]
+    low, high = difference_intervals(difference, clusters, most=most)[0]
     return Comparison(
         first=float(first.mean()),
         second=float(second.mean()),
@@ -153,46 +130,10 @@ def compare_values(
     )
 
 
-def _per_cluster(values: Floats, clusters: Labels) -> tuple[Floats, Floats]:
-    """Return the sums [V, S] of the values of each video's queries and their number [V]."""
-    _, place, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    ordered = np.asarray(values, dtype=np.float64)[order]
-    return np.add.reduceat(ordered, starts, axis=0), sizes.astype(np.float64)
-
-
 def _blocks(draws: int, width: int) -> Iterator[slice]:
     step = max(1, _CELLS // max(1, width))
     for start in range(0, draws, step):
         yield slice(start, min(start + step, draws))
-
-
-def _samples(videos: int, draws: int, seed: int) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Return by blocks how often each video is in each draw, [draws of the block, V]."""
-    if videos * draws > _KEPT:
-        yield from _drawn(videos, draws, seed)
-        return
-    times = _kept_samples(videos, draws, seed)
-    for block in _blocks(draws, videos):
-        yield block, times[block]
-
-
-@lru_cache(maxsize=2)
-def _kept_samples(videos: int, draws: int, seed: int) -> NDArray[np.uint16]:
-    # a leaderboard asks for the same draws again and again, and drawing is most of the work
-    times = np.empty((draws, videos), dtype=np.uint16)
-    for block, counts in _drawn(videos, draws, seed):
-        times[block] = counts
-    return times
-
-
-def _drawn(videos: int, draws: int, seed: int) -> Iterator[tuple[slice, NDArray[Any]]]:
-    rng = np.random.default_rng(seed)
-    for block in _blocks(draws, videos):
-        rows = block.stop - block.start
-        picks = rng.integers(0, videos, (rows, videos)) + np.arange(rows)[:, None] * videos
-        yield block, np.bincount(picks.ravel(), minlength=picks.size).reshape(picks.shape)
 
 
 def _all_patterns(sums: Floats, bar: float) -> float:

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tvr_bench.evaluation.intervals import few_queries
 from tvr_bench.evaluation.significance import mean_sd
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.apart import made_of, said, tell_apart
@@ -83,12 +84,13 @@ class System:
 class Group:
     """The systems that may be compared, best first, with a few of their queries.
 
-    `protocol` says in phrases how their numbers were made.
+    `protocol` says in phrases how their numbers were made, `warning` why they say little.
     """
 
     rows: list[Row]
     samples: list[Sample]
     protocol: list[str]
+    warning: str = ""
 
 
 def systems_of(runs: Iterable[Run]) -> list[System]:
@@ -128,7 +130,8 @@ def rank_groups(systems: Sequence[System]) -> tuple[list[Group], list[str]]:
         _number(rows)
         samples, faults = add_standing(rows, stats)
         warnings += faults
-        groups.append(Group(rows, samples, protocol_words(members[0][1].records[0])))
+        words = protocol_words(members[0][1].records[0])
+        groups.append(Group(rows, samples, words, few_queries(rows[0]["queries"])))
     return groups, warnings
 
 

@@ -119,7 +119,8 @@ def _counts(record: Record) -> list[Line]:
         if data.clips_with_text is not None:
             read += f", text found in {data.clips_with_text} of {data.clips} videos"
     alarm = "yellow" if data.failed or data.missing_ids else ""
-    lines = [("scene text", read, ""), ("failed", _failures(record), alarm)]
+    lines = [("note", _clean(note), "yellow") for note in record.notes]
+    lines += [("scene text", read, ""), ("failed", _failures(record), alarm)]
     for title, counts in (
         ("tied", metrics.tied_queries),
         ("no score", metrics.nan_queries),

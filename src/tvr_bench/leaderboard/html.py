@@ -76,6 +76,7 @@ def _group(group: Group, title: str, styles: dict[str, int]) -> dict[str, Any]:
         "title": title,
         "key": first["group"],
         "facts": [f"{first['queries']} queries", f"{first['clips']} videos", *group.protocol],
+        "warning": group.warning,
         "tables": [table for table in tables if table],
         "charts": _charts(group, styles),
         "folded": [table for table in folded if table],

@@ -41,7 +41,7 @@ def render_markdown(board: Board) -> str:
     """Return the whole page."""
     parts = [_HEAD]
     for group, title in zip(board.groups, titles(board.groups), strict=True):
-        parts.append(_section(title, group.rows, group.protocol))
+        parts.append(_section(title, group.rows, group.protocol, group.warning))
     if not board.groups:
         parts.append("\nNo run has left a record yet.\n")
     if board.reported:
@@ -52,12 +52,13 @@ def render_markdown(board: Board) -> str:
     return "".join([*parts, _FOOT])
 
 
-def _section(title: str, rows: list[Row], protocol: Sequence[str]) -> str:
+def _section(title: str, rows: list[Row], protocol: Sequence[str], warning: str) -> str:
     first = rows[0]
     lines = [
         f"\n## {plain(title)}\n",
         f"{first['queries']} queries, {first['clips']} videos; {plain(', '.join(protocol))}. "
         f"Group `{first['group']}`.\n",
+        *([f"**{warning}.**\n"] if warning else []),
         *_table(rows, [*_named(rows), *_quality()]),
         "",
         *_table(rows, [*_named(rows), *_skills(rows), *_cost()]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-_TEXTS = ("ids", "skills", "texts")  # endings of the names of arrays of texts
+_TEXTS = ("ids", "skills", "texts", "units")  # endings of the names of arrays of texts
 
 
 def pack(ranks: Mapping[str, np.ndarray]) -> bytes:

@@ -16,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvr_bench.errors import UserError
+from tvr_bench.evaluation.intervals import (
+    Floats,
+    median_interval,
+    rank_interval,
+    share_intervals,
+)
 from tvr_bench.evaluation.significance import (
     Comparison,
-    Floats,
-    bootstrap_intervals,
     compare_values,
     mean_sd,
 )
@@ -32,7 +36,10 @@ _METRIC = re.compile(r"(t2v|v2t|in_group)_(R@[1-9][0-9]{0,5}|MnR|RSum)")
 
 @dataclass(frozen=True)
 class QueryValues:
-    """One value [Q] per query, with the queries' ids [Q] and the ids [Q] of their videos."""
+    """One value [Q] per query, with the queries' ids [Q] and what they share their luck with [Q].
+
+    That is their video, or whatever else the data set names as its unit.
+    """
 
     ids: Texts
     videos: Texts
@@ -86,7 +93,8 @@ def compare(
         raise UserError("a comparison needs runs of two systems; give at least one folder of each")
     parts = load_values([*runs_a, *runs_b], metric, skill)
     values = np.stack([part.values for part in parts])
-    return compare_values(values[: len(runs_a)], values[len(runs_a) :], parts[0].videos)
+    first, second = values[: len(runs_a)], values[len(runs_a) :]
+    return compare_values(first, second, parts[0].videos, most=most_of(metric))
 
 
 def estimate(
@@ -94,14 +102,25 @@ def estimate(
 ) -> Estimate:
     """Return the number of one system, given by the run folders of its seeds.
 
-    Arguments and errors are those of `compare`.
+    Arguments and errors are those of `compare`; `metric` may end in `_MdR` too.
     """
-    parts = load_values(runs, metric, skill)
-    mean, sd = mean_sd([float(part.values.mean()) for part in parts])
-    values = np.mean([part.values for part in parts], axis=0)[:, None]
-    low, high = bootstrap_intervals(values, parts[0].videos)[0]
-    queries, videos = len(values), len(np.unique(parts[0].videos))
-    return Estimate(mean, sd, float(low), float(high), len(parts), queries, videos)
+    middle = metric.endswith("_MdR")
+    parts = load_values(runs, metric.replace("_MdR", "_MnR"), skill)
+    reduce = np.median if middle else np.mean
+    mean, sd = mean_sd([float(reduce(part.values)) for part in parts])
+    values, units = np.mean([part.values for part in parts], axis=0), parts[0].videos
+    if middle:
+        low, high = median_interval(values, units)
+    elif metric.endswith("_MnR"):
+        low, high = rank_interval(values, units)
+    else:
+        low, high = share_intervals(values[:, None], units, most=most_of(metric))[0].tolist()
+    return Estimate(mean, sd, low, high, len(parts), len(values), len(np.unique(units)))
+
+
+def most_of(metric: str) -> float:
+    """Return the greatest value that a query can have."""
+    return {"RSum": 300.0, "MnR": np.inf}.get(metric.rpartition("_")[2], 100.0)
 
 
 def load_values(
@@ -167,18 +186,20 @@ def _parse(metric: str) -> tuple[str, str]:
 def _rows(
     record: Record, arrays: Arrays, direction: str, skill: str | None
 ) -> tuple[Texts, Texts, NDArray[np.bool_] | None]:
-    """Return the ids and the videos of a direction's rows, and which of them a skill keeps."""
+    """Return the ids and the units of a direction's rows, and which of them a skill keeps."""
     queries = arrays["query_ids"]
     clips = _clips(record, arrays) if direction != "v2t" or skill else queries
+    units = arrays.get("query_units", clips)
     mine = None if skill is None else arrays["query_skills"] == skill
     if direction == "v2t":
         ids = arrays["clip_ids"]
-        return ids, ids, None if mine is None else np.isin(ids, clips[mine])
+        kept = None if mine is None else np.isin(ids, clips[mine])
+        return ids, arrays.get("clip_units", ids), kept
     if direction == "t2v":
-        return queries, clips, mine
+        return queries, units, mine
     place = {query: i for i, query in enumerate(queries.tolist())}
     inside = np.array([place[query] for query in arrays["in_group_ids"].tolist()], dtype=np.int64)
-    return queries[inside], clips[inside], None if mine is None else mine[inside]
+    return queries[inside], units[inside], None if mine is None else mine[inside]
 
 
 def _clips(record: Record, arrays: Arrays) -> Texts:

@@ -40,17 +40,27 @@ def checkpoint_sha256(path: Path) -> str:
         ) from error
 
 
+def git_state(root: Path) -> GitState:
+    """Return the commit at `root` and whether its sources changed since.
+
+    Both are None where `root` is not the top of a checkout.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return GitState(None, None)
+    changes = _git(root, "status", "--porcelain", "--", *_SOURCES)
+    return GitState(_git(root, "rev-parse", "HEAD"), None if changes is None else bool(changes))
+
+
 def code_state(package: Path = _PACKAGE) -> GitState:
     """Return the commit of the code in the folder `package`, and whether it was changed since.
 
     It is that of the checkout whose files these are; of an installed package, which another
     project's checkout may lie around, the commit that it was installed from. Else both are None.
     """
-    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return GitState(*_installed_from(package))
-    top = _git(package, "rev-parse", "--show-toplevel") or str(package)
-    changes = _git(Path(top), "status", "--porcelain", "--", str(package), *_SOURCES)
-    return GitState(_git(package, "rev-parse", "HEAD"), None if changes is None else bool(changes))
+    top = _git(package, "rev-parse", "--show-toplevel")
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
+    return git_state(Path(top)) if top and tracked else GitState(*_installed_from(package))
 
 
 def _installed_from(package: Path) -> tuple[str | None, bool | None]:

@@ -241,9 +241,8 @@ def metrics_json(record: Record) -> str:
 def save_record(record: Record, run_dir: Path, ranks: Mapping[str, np.ndarray]) -> Path:
     """Write the per-query ranks, then the record; return the record's path.
 
-    `ranks` maps names to arrays: names that end in `ids`, `skills` or `texts` hold texts, all
-    others whole numbers, stored as int32. The record comes last, so that its ranks are always
-    there.
+    `ranks` maps names to arrays: names that end in `ids`, `skills`, `texts` or `units` hold texts,
+    all others whole numbers, stored as int32. The record comes last, so that its ranks are there.
     """
     atomic_write(run_dir / record.ranks, pack(ranks))
     path = run_dir / RECORD_FILE

@@ -35,20 +35,25 @@ def metrics_of(result: EvaluationResult) -> Metrics:
     )
 
 
-def ranks_of(result: EvaluationResult, split: Split) -> dict[str, np.ndarray]:
+def ranks_of(
+    result: EvaluationResult, split: Split, units: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
     """Return the per-query ranks of `result` as arrays for `save_record`, one row per query.
 
     `query_ids` name the rows of `t2v_*`, `clip_ids` those of `v2t_*` and `in_group_ids` those of
     `in_group_*`; `ahead`, `tied`, `gold`, `items` and `nan` are those of `Ranks`, so every metric
     can be made again, ties included. `query_clip_ids` and `query_skills` are each query's clip
-    and skill, `sample_ids` and `sample_texts` a few captions, the same for every run on `split`.
+    and skill, `*_units` what each shares its luck with (by clip id, else
+    its clip), `sample_ids` and `sample_texts` a few captions, the same for every run on `split`.
     """
-    sample = sample_queries(split.queries)
+    sample, units = sample_queries(split.queries), units or {}
     texts = {
         "query_ids": result.query_ids,
         "query_clip_ids": [query.clip_id for query in split.queries],
         "query_skills": [query.skill for query in split.queries],
+        "query_units": [units.get(query.clip_id, query.clip_id) for query in split.queries],
         "clip_ids": result.clip_ids,
+        "clip_units": [units.get(clip, clip) for clip in result.clip_ids],
         "in_group_ids": result.in_group_ids,
         "sample_ids": [query.id for query in sample],
         "sample_texts": [query.text[:_LONGEST_TEXT] for query in sample],

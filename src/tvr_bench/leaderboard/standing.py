@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from tvr_bench.errors import UserError
+from tvr_bench.evaluation.intervals import Floats, difference_intervals, share_intervals
 from tvr_bench.evaluation.significance import (
     ALPHA,
-    Floats,
-    bootstrap_intervals,
     holm,
     seed_error,
     sign_flip_test,
@@ -106,7 +105,7 @@ def add_standing(
     tables = {d: _table([aligned[i] for i in known], d) for d in first.values}
     for direction, table in tables.items():
         videos = first.values[direction].videos
-        for i, (low, high) in zip(known, bootstrap_intervals(table, videos), strict=True):
+        for i, (low, high) in zip(known, share_intervals(table, videos), strict=True):
             rows[i][f"{direction}_{METRIC}_low"] = float(low)
             rows[i][f"{direction}_{METRIC}_high"] = float(high)
     pairs = [(i, i + 1) for i in known if i + 1 in known]
@@ -122,7 +121,7 @@ def add_standing(
 def _test(
     rows: Sequence[Row], pairs: Sequence[tuple[int, int]], table: Floats, videos: Any
 ) -> None:
-    bounds = bootstrap_intervals(table, videos)
+    bounds = difference_intervals(table, videos, most=100.0)
     p_values = sign_flip_test(table, videos).tolist()
     adjusted = holm(p_values)
     for (i, _), (low, high), p, p_holm in zip(pairs, bounds, p_values, adjusted, strict=True):

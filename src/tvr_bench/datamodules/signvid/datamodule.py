@@ -23,6 +23,10 @@ class SignVidDataModule(VideoTextDataModule):
         """The preset."""
         return str(self.cfg.data.preset)
 
+    def units(self, split: Split) -> dict[str, str]:
+        """Return each clip's group of hard negatives, which are scenes of one draw."""
+        return {query.clip_id: query.group or query.clip_id for query in split.queries}
+
     @cached_property
     def scenes(self) -> dict[str, list[Scene]]:
         """The scenes of every split."""
