@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import subprocess
 import sys
@@ -172,6 +174,32 @@ def test_a_file_that_is_not_there(
 ) -> None:
     assert main(["bench", "--config", str(tmp_path / name)]) == 2
     assert f"{tmp_path / name} does not exist" in capsys.readouterr().err
+
+
+def test_a_path_that_no_record_can_hold_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for words in (
+        ["data=csv", f"data.file={name}.csv"],
+        ["data=msrvtt", f"data.root=/{name}"],
+        [f"paths.cache={name}"],
+        [f"run.root={tmp_path}/{name}"],
+        ["--config", f"{name}.yaml"],
+    ):
+        assert main(["bench", *words]) == 2
+        shown = capsys.readouterr().err
+        assert "has the byte 0xE9, which is not UTF-8" in shown and shown.count("\n") == 1
+
+
+def test_any_name_can_be_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["config", "data=csv", "data.file=é.csv"]) == 0
+    print(os.fsdecode(b"caf\xe9"))
+    out.flush()
+    shown = out.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"caf\\udce9" in shown and b"data:" in shown
 
 
 def test_a_mistake_is_answered_without_loading_torch() -> None:

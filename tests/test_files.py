@@ -23,6 +23,7 @@ from tvr_bench.files import (
     Ledger,
     atomic_path,
     atomic_write,
+    check_utf8,
     remove_stale,
     settings_hash,
 )
@@ -243,6 +244,18 @@ def test_the_ledger_holds_one_line_per_id_and_stage(tmp_path: Path) -> None:
     assert ledger.ids() == {"ü", "b"}
     assert ledger.ids("frames") == {"ü"}
     assert ledger.ids("render") == set()
+
+
+def test_a_name_with_any_byte_is_written_and_read_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9/\xc3\xa9.mp4")
+    ledger = Ledger(tmp_path / "failures.jsonl")
+    ledger.add(id="a", path=name, stage="x", error=f"{name}: broken")
+    ledger.add(id="b", path="é.mp4", stage="x", error="y")
+    first, second = (tmp_path / "failures.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first)["path"] == name and '"é.mp4"' in second
+    check_utf8("data.file=", "é.mp4")
+    with pytest.raises(UserError, match=r"data\.file='caf\\udce9.* has the byte 0xE9, .*a link"):
+        check_utf8("data.file=", name)
 
 
 def test_a_ledger_without_a_file_only_remembers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
 import sys
@@ -38,7 +39,7 @@ _OCR_EXAMPLES = """examples:
 _SCORE_EXAMPLES = """examples:
   tvr-bench score sims.npy                   row i belongs to column i
   tvr-bench score sims.npy --gold gold.npy   one column per row, or a boolean matrix
-  tvr-bench score sims.npy --json
+  tvr-bench score sims.pt --json             a tensor of torch.save; .npz with one array as well
 """
 _LEADERBOARD_EXAMPLES = """examples:
   tvr-bench leaderboard
@@ -75,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     After Ctrl-C it is 130 and after SIGTERM 143, after one line that says how to go on.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # whatever a file is called, its name can be printed
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     try:
         if arguments and not arguments[0].startswith("-"):
@@ -142,8 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
     ocr.add_argument("--engine", help="rapidocr or easyocr")
     ocr.add_argument("--json", action="store_true", help="print JSON instead of tables")
     score = add("score", _score, "score a similarity matrix, both directions", _SCORE_EXAMPLES)
-    score.add_argument("sims", type=Path, help="NumPy file, texts x videos", metavar="SIMS.npy")
-    score.add_argument("--gold", type=Path, help="NumPy file of the right answers")
+    score.add_argument(
+        "sims", type=Path, help="file of NumPy or PyTorch, texts x videos", metavar="SIMS.npy"
+    )
+    score.add_argument("--gold", type=Path, help="file of the right answers")
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     board = add(
         "leaderboard", _leaderboard, "write the leaderboard from all records", _LEADERBOARD_EXAMPLES
@@ -248,6 +254,11 @@ def _is_setting(word: str) -> bool:
 
 
 def _score(options: argparse.Namespace) -> int:
+    from tvr_bench.evaluation.array_file import check_array_file
+
+    for path in (options.sims, options.gold):
+        if path is not None:
+            check_array_file(path)
     from tvr_bench.evaluation.score_file import print_score, score_file
 
     score = score_file(options.sims, options.gold)

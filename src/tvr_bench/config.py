@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from tvr_bench import synonyms, text_yaml
 from tvr_bench.errors import UserError, nearest
+from tvr_bench.files import check_utf8
 from tvr_bench.schema import Config, schema_kinds
 from tvr_bench.text_yaml import Plain
 from tvr_bench.values import Kind, allowed, kind_of_default, kind_of_name
@@ -68,6 +69,7 @@ def load(overrides: Iterable[Setting] = (), file: Path | None = None) -> Config:
     the files of a model and a data set; `file` is a user's YAML. Raises UserError with the nearest
     valid name for an unknown key, and with the allowed values for an impossible one.
     """
+    check_utf8("--config ", str(file or ""))
     user = _with_names(_flat(_read_yaml(file))) if file else {}
     given = _with_names(_given(overrides))
     base = _flat(_read_yaml(CONFIG_ROOT / "base.yaml"))

@@ -95,6 +95,29 @@ def links_top(folder: Path) -> Path:
     return real
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON that can be written as UTF-8, its characters as they are.
+
+    All but ASCII is escaped where a file's name has bytes that are not UTF-8, which `str` holds as
+    halves of characters; `json.loads` gives that name back.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def check_utf8(what: str, text: str) -> None:
+    """Raise UserError, which names `what`, for a text with bytes that no record can hold."""
+    if odd := [ord(sign) - 0xDC00 for sign in text if 0xDC00 <= ord(sign) <= 0xDCFF]:
+        raise UserError(
+            f"{what}{text!a} has the byte 0x{odd[0]:02X}, which is not UTF-8, so no record can "
+            "name it; rename the folder or file, or give a link to it"
+        )
+
+
 @dataclass(frozen=True)
 class Failure:
     """One thing that could not be used, and why."""
@@ -125,7 +148,7 @@ class Ledger:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with room_for(self.path), open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(self.entries[-1]), ensure_ascii=False) + "\n")
+                file.write(json_text(asdict(self.entries[-1])) + "\n")
 
     def ids(self, stage: str | None = None) -> set[str]:
         """Return the ids that failed, at `stage` or at any."""

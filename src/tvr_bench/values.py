@@ -19,6 +19,7 @@ import yaml
 
 from tvr_bench import synonyms, text_yaml
 from tvr_bench.errors import UserError, nearest
+from tvr_bench.files import check_utf8
 from tvr_bench.text_yaml import Plain
 
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
@@ -110,6 +111,8 @@ def convert(kind: Kind, raw: Any) -> Any:
 def allowed(key: str, kind: Kind, raw: Any, rule: Any) -> Any:
     """Return the value of a key; raises UserError where its type or its rule does not allow it."""
     for text in raw if isinstance(raw, list | tuple) else [raw]:
+        if isinstance(text, str):
+            check_utf8(f"{key}=", text)
         if isinstance(text, str) and ("${" in text or text == "???"):
             raise UserError(
                 f"{key}={text!r} is impossible; write the value itself, nothing like ${{}}"

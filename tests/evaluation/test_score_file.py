@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from tvr_bench.errors import UserError
@@ -123,8 +126,8 @@ def test_files_that_are_no_arrays_are_user_errors(tmp_path):
         score_file(tmp_path)
     good = save(tmp_path, "good.npy", np.eye(4)).read_bytes()
     several = tmp_path / "several.npz"
-    np.savez(several, a=np.eye(2))
-    with pytest.raises(UserError, match="several arrays"):
+    np.savez(several, a=np.eye(2), ids=np.arange(2))
+    with pytest.raises(UserError, match=r"several arrays: a \(2, 2\), ids \(2,\); write the one"):
         score_file(several)
     contents = {
         "empty": b"",
@@ -140,3 +143,69 @@ def test_files_that_are_no_arrays_are_user_errors(tmp_path):
         with pytest.raises(UserError, match=r"no plain \.npy") as caught:
             score_file(path)
         assert "\n" not in str(caught.value)
+
+
+TORCH = {
+    "tensor": lambda scores: scores,
+    "gradient": lambda scores: scores.clone().requires_grad_(),
+    "dict": lambda scores: {"sims": scores, "epoch": 3, "name": "x"},
+    "turned": lambda scores: scores.T.contiguous().T,
+    "bfloat16": lambda scores: scores.bfloat16(),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_of_torch_are_read(tmp_path, name, zipped):
+    scores = torch.from_numpy(np.random.default_rng(3).integers(-9, 9, (12, 12)).astype("f4"))
+    path = tmp_path / "sims.pt"
+    torch.save(TORCH[name](scores), path, _use_new_zipfile_serialization=zipped)
+    report = score_file(path, None)
+    assert report["t2v"] == retrieval_metrics(scores.numpy(), np.arange(12))
+    assert report["dtype"] == ("bfloat16" if name == "bfloat16" else "float32")
+
+
+def test_one_array_of_npz_is_read_and_gold_may_be_either(tmp_path):
+    scores = np.random.default_rng(4).normal(size=(6, 4))
+    np.savez_compressed(tmp_path / "sims.npz", anything=scores)
+    torch.save(torch.arange(6) % 4, tmp_path / "gold.pt")
+    report = score_file(tmp_path / "sims.npz", tmp_path / "gold.pt")
+    assert report["t2v"] == retrieval_metrics(scores, np.arange(6) % 4)
+
+
+class Evil:
+    """What a stranger's file may ask a reader to build."""
+
+    def __reduce__(self):
+        return (print, ("taken over",))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": torch.eye(2), "b": torch.eye(3)}, r"several arrays: a \(2, 2\), b \(3, 3\)"),
+        ({"a": 1}, "holds a dict without a tensor"),
+        ([torch.eye(2)], "holds a list without a tensor"),
+        (torch.eye(2, dtype=torch.complex64), "complex64, not real numbers"),
+        (torch.zeros(3, 4), "must be square"),
+        (torch.zeros(3), "has the shape"),
+        (Evil(), r"no plain \.npy, \.npz or \.pt file"),
+    ],
+)
+def test_other_things_of_torch_are_one_line(tmp_path, capsys, value, message):
+    torch.save(value, tmp_path / "sims.pt")
+    with pytest.raises(UserError, match=message) as caught:
+        score_file(tmp_path / "sims.pt")
+    assert "\n" not in str(caught.value) and "taken over" not in capsys.readouterr().out
+
+
+def test_a_wrong_file_is_answered_before_torch_is_loaded(tmp_path):
+    (tmp_path / "sims.csv").write_text("0.1,0.2\n")
+    for path in ("none.npy", "sims.csv"):
+        code = (
+            "import sys; from tvr_bench.cli import main; "
+            f"assert main(['score', {str(tmp_path / path)!r}]) == 2; "
+            "assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stderr.count("\n") == 1, done.stderr

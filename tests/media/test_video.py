@@ -289,6 +289,24 @@ def test_what_is_no_video_is_one_line_that_names_it(tmp_path, kind):
         assert "\n" not in str(error.value)
 
 
+def test_a_name_that_is_not_there_gets_no_advice_about_its_content(tmp_path):
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "none.mp4")
+    for name in ("nope.mp4", "no/nope.mp4", "link.mp4"):
+        with pytest.raises(VideoError, match=r"^there is no file .*; give the path of a video$"):
+            read_frames(tmp_path / name, [0.0], (8, 8))
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_that(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")  # as root, every file may be read
+
+    monkeypatch.setattr(av, "open", denied)
+    with pytest.raises(VideoError, match="may not be read by this user; change its permissions"):
+        read_frames(tmp_path / "a.mp4", [0.0], (8, 8))
+
+
 def test_a_picture_bomb_is_refused_before_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(demux, "_MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(VideoError, match="too large"):

@@ -25,8 +25,8 @@ class Entry:
 
     `names` are file names or paths below the folder of the videos, with or without a suffix, the
     best first; `key` is what `AnnotatedDataModule.key_of` makes of its file's stem. `start` and
-    `end` in seconds where the clip is a part of its file; `seconds` is how long the annotations say
-    that the file is.
+    `end` in seconds from its first picture where the clip is a part of its file; `seconds` is how
+    long the annotations say that the file is.
     """
 
     id: str

@@ -99,6 +99,7 @@ class VideoTextDataModule(pl.LightningDataModule):
 
     def remark(self, line: str) -> None:
         """Keep a line about how the data were read, once."""
+        line = line.encode(errors="backslashreplace").decode()  # names may hold any byte
         if line not in self.remarks:
             self.remarks.append(line)
 

@@ -5,7 +5,6 @@ Every video is opened, and the frames that a run would read are decoded (`check_
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule
 from tvr_bench.datamodules.check_videos import Facts, Look, look_at
 from tvr_bench.datamodules.types import Clip, Split
 from tvr_bench.errors import UserError
-from tvr_bench.files import Ledger, atomic_write
+from tvr_bench.files import Ledger, atomic_write, json_text
 from tvr_bench.settings import extracted, split_frames
 
 MANIFEST, LEDGER = "manifest.jsonl", "failures.jsonl"
@@ -199,4 +198,4 @@ def _write_manifest(path: Path, splits: dict[str, Split], facts: dict[Clip, Fact
 
 
 def _jsonl(lines: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(json_text(line) + "\n" for line in lines)

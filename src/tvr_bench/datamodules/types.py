@@ -12,7 +12,7 @@ from tvr_bench.errors import UserError
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file, or the span from `start` to `end` (seconds) of one."""
+    """A video file, or the span from `start` to `end` of one, in seconds from its first picture."""
 
     id: str
     path: Path

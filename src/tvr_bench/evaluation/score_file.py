@@ -1,11 +1,10 @@
-"""Score anybody's similarity matrix: a .npy file in, the metrics of both directions out.
+"""Score anybody's similarity matrix: a file in, the metrics of both directions out.
 
 N queries (rows), M items (columns).
 """
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tvr_bench.errors import UserError
+from tvr_bench.evaluation.array_file import read_array
 from tvr_bench.evaluation.counting import count_nan
 from tvr_bench.evaluation.ranks import Ranks, as_scores, gold_pairs, rank_pairs
 
@@ -32,7 +32,8 @@ def score_file(sims: Path, gold: Path | None = None) -> dict[str, Any]:
     (columns search rows), `RSum`, `nan_scores`, `notes`. Raises UserError for files that cannot be
     read and shapes that do not fit.
     """
-    scores = _load(sims)
+    found = read_array(sims)
+    scores = found.values
     if scores.ndim != 2 or not scores.size:
         raise UserError(
             f"{sims} has the shape {scores.shape}; it must be a matrix [queries, items] "
@@ -44,14 +45,14 @@ def score_file(sims: Path, gold: Path | None = None) -> dict[str, Any]:
             f"{sims} is {queries} x {items}: without gold it must be square, row i for column i; "
             "add --gold GOLD.npy with one column index per row"
         )
-    right = np.arange(queries) if gold is None else _load(gold)
+    right = np.arange(queries) if gold is None else read_array(gold).values
     matrix = as_scores(scores)
     t2v, v2t = _both(matrix, right)
     nan_scores = count_nan(matrix)
     return {
         "file": str(sims),
         "shape": [queries, items],
-        "dtype": str(scores.dtype),
+        "dtype": found.dtype,
         "gold": "diagonal" if gold is None else str(gold),
         "t2v": t2v.metrics(),
         "v2t": v2t.metrics(),
@@ -111,21 +112,3 @@ def _notes(t2v: Ranks, v2t: Ranks, distractors: int, nan_scores: int, diagonal: 
             f"because their right item has no score: {lost}"
         )
     return notes
-
-
-def _load(path: Path) -> NDArray[Any]:
-    """Return the array in a .npy file, mapped into memory; UserError where there is none."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; give a .npy file written by numpy.save")
-    try:
-        # Copy on write: torch wants an array that may be written, and the file stays as it is.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is no plain .npy file; write an array of numbers with numpy.save"
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path} holds several arrays (.npz); write one with numpy.save")
-    if array.dtype.kind not in "biuf":
-        raise UserError(f"{path} holds {array.dtype}, not real numbers; convert it first")
-    return array

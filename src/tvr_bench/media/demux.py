@@ -52,6 +52,10 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except (UserError, AssertionError):
         raise
+    except FileNotFoundError as error:
+        raise VideoError(f"there is no file {path}; give the path of a video") from error
+    except PermissionError as error:
+        raise VideoError(f"{path} may not be read by this user; change its permissions") from error
     # PyAV raises far more than FFmpegError on damaged files: IndexError, UnicodeDecodeError, ...
     except Exception as error:
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__

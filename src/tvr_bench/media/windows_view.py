@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tvr_bench.errors import UserError
+from tvr_bench.files import json_text
 from tvr_bench.media.captioner import read_windows
 from tvr_bench.media.ocr import create_engine
 from tvr_bench.media.windows import Window, WindowSpec
@@ -69,4 +69,4 @@ def windows_dict(path: Path, windows: Sequence[Window]) -> dict[str, Any]:
 
 def windows_json(videos: Sequence[tuple[Path, Sequence[Window]]]) -> str:
     """Return a JSON array with one object per video, as of `windows_dict`."""
-    return json.dumps([windows_dict(*video) for video in videos], ensure_ascii=False, indent=2)
+    return json_text([windows_dict(*video) for video in videos], indent=2)
