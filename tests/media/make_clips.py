@@ -46,9 +46,13 @@ def make_clip(
     gop: int = 12,
     bframes: int = 0,
     container: dict[str, str] | None = None,
+    muxer: str | None = None,
 ) -> Path:
-    """Write a video of `count` pictures; `pts` in `time_base` units replaces the even clock."""
-    with av.open(str(path), "w", options=container or {}) as file:
+    """Write a video of `count` pictures; `pts` in `time_base` units replaces the even clock.
+
+    `muxer` is FFmpeg's name of the container, None for what the suffix says.
+    """
+    with av.open(str(path), "w", format=muxer, options=container or {}) as file:
         stream = file.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
@@ -109,7 +113,7 @@ def slow_frames(
     with av.open(str(path)) as file, suppress(*[av.error.InvalidDataError] * stop_at_error):
         stream = file.streams.best("video")
         stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
-        base, step = stream.time_base, 1 / stream.average_rate
+        base, step = stream.time_base, 1 / (stream.average_rate or stream.guessed_rate or 10)
         for frame in file.decode(stream):
             width, height = size[::-1] if size else (frame.width, frame.height)
             rgb = frame.reformat(width, height, "rgb24", interpolation=_FLAGS, threads=1)

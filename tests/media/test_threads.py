@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from make_clips import make_clip, x264
 
-from tvr_bench.media import packets
+from tvr_bench.media import marks
 from tvr_bench.media.decode import Decoder
 from tvr_bench.media.video import VideoError, open_video, read_frames
 
@@ -35,7 +35,7 @@ def test_a_stream_too_large_to_hold(tmp_path, monkeypatch):
     path = make_clip(tmp_path / "a.mp4", count=60, options=x264(12, 3))
     times = [0.05, 3.35, 5.95]
     one = read_frames(path, times)
-    monkeypatch.setattr(packets, "_KEEP_BYTES", 1000)
+    monkeypatch.setattr(marks, "_KEEP_BYTES", 1000)
     assert np.array_equal(one, read_frames(path, times, threads=2))
 
 

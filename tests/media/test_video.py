@@ -15,7 +15,7 @@ from make_clips import make_clip, make_sound, pictures, rewrap, slow_frames, slo
 from PIL import Image
 
 from tvr_bench.errors import UserError
-from tvr_bench.media import demux, packets
+from tvr_bench.media import demux, marks
 from tvr_bench.media.decode import Decoder
 from tvr_bench.media.video import VideoError, open_video, probe, read_frames, segment_centres
 
@@ -102,7 +102,7 @@ def test_jumps_only_where_a_key_frame_lies_between(clips):
 
 def test_a_stream_too_large_to_hold_is_read_twice(clips, monkeypatch):
     path, slow = clips("gop12.mp4")
-    monkeypatch.setattr(packets, "_KEEP_BYTES", 1000)
+    monkeypatch.setattr(marks, "_KEEP_BYTES", 1000)
     times = [0.25, 7.1, 3.3]
     assert np.array_equal(read_frames(path, times), slow_read(slow, times))
 

@@ -23,6 +23,7 @@ class _Box(NamedTuple):
     kind: bytes
     start: int  # of its content
     end: int
+    claims: int  # where it would end in a whole file
 
 
 @dataclass
@@ -67,6 +68,20 @@ def why_unsafe(path: Path) -> str | None:
     return f"its header promises {promised:,} frames" if promised > _MAX_SAMPLES else None
 
 
+def reaches_past_end(path: Path) -> bool:
+    """Say whether the last box of `path` claims more bytes than the file has: it was cut."""
+    with open(path, "rb") as file:
+        end, at = file.seek(0, io.SEEK_END), 0
+        for _ in range(_MAX_BOXES):
+            box = _box(file, at, end)
+            if box is None:
+                return at < end
+            at = box.end
+            if box.claims > end:
+                return True
+    return False
+
+
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Box]:
     """Yield the boxes between two places of a file, those inside others after their parent."""
     open_ends = [(start, end)]
@@ -93,7 +108,8 @@ def _box(file: BinaryIO, start: int, end: int) -> _Box | None:
     elif size == 0:
         size = end - start
     # a box that claims to reach past the end of a cut file is still read by FFmpeg
-    return _Box(kind, content, min(start + size, end)) if start + size >= content else None
+    claims = start + size
+    return _Box(kind, content, min(claims, end), claims) if claims >= content else None
 
 
 def _numbers(file: BinaryIO, box: _Box, skip: int, count: int) -> tuple[int, ...]:

@@ -170,8 +170,10 @@ class Decoder:
         codec = self._codec
         codec.flush_buffers()
         for position, packet in self._index.packets(first, last):
-            if packet.is_corrupt:
+            if position in self._index.broken:
                 raise unreadable(self._index.path, "a broken packet")
-            codec.skip_frame = "DEFAULT" if needed is None or position in needed else "NONREF"
+            if position not in self._index.partial:  # what completes a frame shares its fate
+                chosen = needed is None or position in needed
+                codec.skip_frame = "DEFAULT" if chosen else "NONREF"
             yield from codec.decode(packet)
         yield from codec.decode(None)

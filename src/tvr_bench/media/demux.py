@@ -21,7 +21,7 @@ _MAX_STREAMS = 256  # pictures, sounds, subtitles and fonts of one file
 # Playlists (hls, concat) can open other files, so only formats that hold their own frames are read.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,gif",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,gif,asf,flv,ogg",
     "probesize": str(8 << 20),  # bytes looked at to find out what the streams are
     "max_pixels": str(_MAX_PIXELS),  # for the decoders that look
 }
@@ -66,7 +66,7 @@ def _opened(path: Path) -> InputContainer:
     try:
         return av.open(str(path.absolute()), options=_OPEN_OPTIONS)
     except av.error.ArgumentError as error:  # what FFmpeg says of a format that it may not read
-        kinds = "MP4, MOV, MKV, WebM, AVI, MPEG, GIF"
+        kinds = "MP4, MOV, MKV, WebM, AVI, MPEG, WMV, FLV, OGV, GIF"
         raise unreadable(path, f"not a video of a kind that is read here ({kinds})") from error
 
 
@@ -90,7 +90,8 @@ def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if len(container.streams) > _MAX_STREAMS:
             raise unreadable(path, f"more than {_MAX_STREAMS} streams")
         width, height = codec.width, codec.height
-        if not width * height:
+        # an MPEG stream of few pictures may not have told its size yet; the decoder heeds the limit
+        if not width * height and container.format.name not in ("mpegts", "mpeg"):
             raise unreadable(path, f"its frames have no size, or more than {_MAX_PIXELS:,} pixels")
         if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
             raise unreadable(path, f"frames of {width}x{height} are too large")

@@ -57,6 +57,31 @@ def shown_part(path: Path, number: int) -> dict[str, int]:
         return {_FIELDS[e.id]: _number(file, e) for e in fields}
 
 
+def cuts_pictures(path: Path) -> bool | None:
+    """Say whether the file was cut within its pictures, None where it does not know its size.
+
+    Raises `OSError` where the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        end, at = file.seek(0, io.SEEK_END), 0
+        while at < end:
+            kind, size_at = _read_id(file, at)
+            size, body = _read_size(file, size_at)
+            if not kind:
+                return None
+            if kind == _SEGMENT:
+                if size is not None and body + size <= end:
+                    return False
+                at = body
+            elif size is None:
+                return None
+            elif body + size > end:
+                return kind == _CLUSTER
+            else:
+                at = body + size
+    return False
+
+
 def _top(file: BinaryIO, segment: _Element) -> Iterator[_Element]:
     """Yield the elements of a segment, up to a cluster that does not say where it ends."""
     for element in _elements(file, segment.start, segment.end):

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
+from tvr_bench.media.bits import Bits
+
 _LAYER = range(0x20, 0x30)  # the code of a header; that of a picture is 0xB6
 _PICTURE = 0xB6
 _RATES = 79  # bits of the buffer's parameters, which are not needed
-
-
-class _Bits:
-    """A reader of bits; past the end it reads zeros."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = int.from_bytes(data)
-        self._left = 8 * len(data)
-
-    def read(self, count: int) -> int:
-        self._left -= count
-        value = self._data >> self._left if self._left >= 0 else 0
-        return value & ((1 << count) - 1)
 
 
 def time_bits(header: bytes) -> int | None:
@@ -25,7 +14,7 @@ def time_bits(header: bytes) -> int | None:
     start = _find(header, _LAYER)
     if start is None:
         return None
-    bits = _Bits(header[start : start + 64])
+    bits = Bits(header[start : start + 64])
     bits.read(9)
     version = 1
     if bits.read(1):
@@ -48,7 +37,7 @@ def is_coded(packet: bytes, bits_of_time: int) -> bool:
     start = _find(packet, range(_PICTURE, _PICTURE + 1))
     if start is None:
         return False
-    bits = _Bits(packet[start : start + 64])
+    bits = Bits(packet[start : start + 64])
     bits.read(2)
     seconds = 0
     while bits.read(1) and seconds < 64:

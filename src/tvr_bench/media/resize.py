@@ -6,13 +6,13 @@ import struct
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from tvr_bench.errors import UserError
 from tvr_bench.media.shape import AS_STORED, Shape
+from tvr_bench.media.sidedata import display_matrix
 
 METHODS = ("fast", "exact")
 CROPS = ("none", "centre")
@@ -36,10 +36,10 @@ class Turn(NamedTuple):
 
 def turn_of(frame: VideoFrame) -> Turn:
     """Read the display matrix of `frame` as the nearest of the eight axis-parallel turns."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+    matrix = display_matrix(frame)
     if matrix is None:
         return Turn()
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))  # (x, y) -> (a x + c y, b x + d y)
+    a, b, _, c, d = struct.unpack_from("=5i", matrix)  # (x, y) -> (a x + c y, b x + d y)
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Turn(False, a < 0, d < 0)
     return Turn(True, c < 0, b < 0)
