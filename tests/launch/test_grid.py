@@ -275,9 +275,14 @@ def test_the_four_papers_have_sweeps() -> None:
 @pytest.mark.parametrize(
     ("name", "row", "values"),
     [
-        ("tcard/modules", "5 all", [59.7, 83.2, 89.3, 7.2, 51.9, 78.3, 86.5, 7.7]),
+        ("tcard/modules", "5 all", [59.7, 83.2, 89.3, 7.2, None, None, None, None]),
         ("cret/share", "shared queries=yes, shared weights=yes", [23.9, 50.8, 63.4, 5]),
     ],
 )
 def test_the_papers_numbers_stand_beside_the_cells(name: str, row: str, values: list[Any]) -> None:
     assert load_sweep(name).file.paper[0].rows[row] == values
+
+
+def test_no_number_of_a_paper_is_plotted_at_a_guessed_place() -> None:
+    (table,) = load_sweep("eercf/topk").file.paper
+    assert list(table.rows) == ["k=1"] and "k unknown" in "".join(table.other_rows)

@@ -327,3 +327,12 @@ def test_a_real_cell_that_is_stopped_in_training_goes_on(real: list[str]) -> Non
     assert "interrupted" in (run / "bench.log").read_text()
     assert main(["sweep", *real, "seeds=1"]) == 0
     assert load_record(run).model.name == "meanpool"
+
+
+@pytest.mark.parametrize(("seeds", "said"), [([0, 1], "seeds=2"), ([4], "seeds=4,")])
+def test_the_table_says_with_which_seeds_it_was_made(
+    own: str, root: str, seeds: list[int], said: str
+) -> None:
+    run_sweep(own, [root], seeds=seeds, command=fake_command())
+    page = (plan(own, [root], seeds).folder / "table.md").read_text()
+    assert f" {said} {root}`." in page

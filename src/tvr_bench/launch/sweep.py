@@ -81,8 +81,10 @@ def run_sweep(
 def report(planned: Plan, outcomes: Sequence[Outcome] = ()) -> None:
     """Write and print the table and the figure of the runs that have a record."""
     failed = [f"{o.task.name}: {o.reason}" for o in outcomes if o.state == "failed"]
+    seeds = list(dict.fromkeys(seed for _, seed, _ in planned.tasks))
+    settings = [*_repeat(seeds, jobs=1), *planned.settings]
     paths = write_report(
-        planned.sweep, measured(planned), planned.folder, settings=planned.settings, failed=failed
+        planned.sweep, measured(planned), planned.folder, settings=settings, failed=failed
     )
     for path in paths:
         print(path)
@@ -236,6 +238,8 @@ def _check_settings(loaded: Sweep, settings: Sequence[str]) -> None:
 
 def _repeat(seeds: Sequence[int], jobs: int) -> list[str]:
     text = ",".join(str(seed) for seed in seeds) + ("," if len(seeds) == 1 else "")
+    if list(seeds) == list(range(len(seeds))):
+        text = str(len(seeds))
     return [f"seeds={text}", *(["--jobs", str(jobs)] if jobs != 1 else [])]
 
 
