@@ -13,6 +13,7 @@ from pathlib import Path
 from tvr_bench import config
 from tvr_bench.errors import UserError, nearest
 from tvr_bench.paper_track import notes
+from tvr_bench.transfer import settings_of_command
 
 _SETTINGS = "key=value settings; `tvr-bench config` shows every key with its default and unit"
 _BENCH_EXAMPLES = """examples:
@@ -21,6 +22,7 @@ _BENCH_EXAMPLES = """examples:
   tvr-bench bench model=tcard data=csv data.file=my.csv        your own videos
   tvr-bench bench model=tcard optim.lr=3e-4 trainer.devices=2  other settings
   tvr-bench bench --config runs/NAME/config.yaml       repeat a run
+  tvr-bench bench run.weights=runs/NAME data=csv data.file=my.csv    test its weights elsewhere
   tvr-bench bench model=all                            every model in turn, a summary at the end
 """
 _SWEEP_EXAMPLES = """examples:
@@ -192,7 +194,7 @@ def _bench(options: argparse.Namespace) -> int:
         from tvr_bench.launch.all_models import bench_all
 
         return bench_all(options.settings, options.config)
-    cfg = config.load(options.settings, options.config)
+    cfg = settings_of_command(options.settings, options.config)
     from tvr_bench.bench import bench
 
     bench(cfg, command=shlex.join(["tvr-bench", *options.arguments]))
@@ -223,7 +225,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    cfg = config.load(options.settings)
+    cfg = settings_of_command(options.settings)
     if options.action == "check":
         from tvr_bench.datamodules.check_view import check_data
 

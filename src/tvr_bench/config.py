@@ -87,6 +87,20 @@ def load(overrides: Iterable[Setting] = (), file: Path | None = None) -> Config:
     return _frozen(ours.kinds, values)
 
 
+def given(overrides: Iterable[Setting] = (), file: Path | None = None) -> Layer:
+    """Return what a command says itself, by key: its file, and above that its words."""
+    user = _flat(_read_yaml(file)) if file else {}
+    return _expanded(_with_names({**user, **_given(overrides)}), Config.__dataclass_fields__)
+
+
+def keys_of_data(name: str) -> set[str]:
+    """Return the keys of section `data` that a data set has."""
+    layers = (
+        _flat(_read_yaml(path)) for path in (CONFIG_ROOT / "base.yaml", path_of("data", name))
+    )
+    return {key for layer in layers for key in layer if key.startswith("data.")}
+
+
 def kinds(model: str, data: str) -> dict[str, Kind]:
     """Return what every key takes of a run of a model on a data set."""
     return _package(model, data).kinds

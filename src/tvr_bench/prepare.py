@@ -12,6 +12,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger
 from tvr_bench.parts import WHOLE, Part
 from tvr_bench.registry import build_model, dataset_class
+from tvr_bench.runs import trained_model
 from tvr_bench.schema import Config
 
 
@@ -28,16 +29,18 @@ def part_of(text: str | None) -> Part:
 def prepare_data(cfg: Config, part: Part) -> None:
     """Decode frames, read scene text and encode frozen features, as far as the model needs them.
 
-    Frozen features are made from the frames of the same part. With `trainer.epochs=0` only what a
-    test needs is made.
+    Frozen features are made from the frames of the same part. With `trainer.epochs=0`, and with
+    `run.weights`, only what a test needs is made.
     """
     training.seed(cfg)
-    model = build_model(cfg)
+    model = trained_model(cfg) if cfg.run.weights else build_model(cfg)
     if cfg.backbone.cache:
         encoded.check(model)
     ledger = Ledger()
-    data = dataset_class(cfg.data.name)(cfg, ledger=ledger, scene_text=model.reads_text)
-    splits = SPLITS if trained(cfg) else ("test",)
+    data = dataset_class(cfg.data.name)(
+        cfg, tokenizer=model.tokenizer, ledger=ledger, scene_text=model.reads_text
+    )
+    splits = SPLITS if trained(cfg) and not cfg.run.weights else ("test",)
     data.prepare(splits, part, trains=False)
     data.tell()
     if cfg.backbone.cache:

@@ -27,6 +27,7 @@ from tvr_bench.models.layers import towers
 from tvr_bench.plain_yaml import unusual
 from tvr_bench.registry import build_model
 from tvr_bench.schema import ELSEWHERE, PLACES, Config
+from tvr_bench.transfer import READING, check, on_data
 
 CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.json"
@@ -47,15 +48,14 @@ def load_model(
 
     `where` is the folder of an export or of a run, or a name on the Hugging Face hub with its
     `revision`. Folders, and what else only a machine has to do with, are the defaults; `overrides`
-    are keys of the configuration, such as `**{"data.root": "/data/MSRVTT"}`. Raises UserError for
-    anything that is no model; nothing in it is ever executed.
+    are keys of the configuration, such as `**{"data.root": "/data/MSRVTT"}`; `data="csv"` and its
+    keys are for other data than it was trained on. Raises UserError for anything that is no model,
+    and for settings that contradict its training; nothing in it is ever executed.
     """
     folder = find(where, revision)
-    path = folder / CONFIG_FILE
     theirs = read_config(folder)
-    own = dict(_leaves(portable(theirs)))
-    resets = [(k, own[k]) for k, value in _leaves(_plain(theirs)) if value != own[k]]
-    cfg = load([*resets, *overrides.items()], path)
+    cfg = on_data(dict(_leaves(portable(theirs))), list(overrides.items()))
+    check(theirs, cfg, where, READING)
     with towers.without_weights(folder, needed=True):
         _check_fit(cfg, folder / WEIGHTS_FILE)
         model = build_model(cfg)

@@ -25,6 +25,7 @@ from tvr_bench.leaderboard.console import print_report
 from tvr_bench.leaderboard.inputs import inputs_of
 from tvr_bench.leaderboard.provenance import checkpoint_sha256, code_state, collect_env
 from tvr_bench.leaderboard.record import (
+    RECORD_FILE,
     DataInfo,
     Efficiency,
     ModelInfo,
@@ -32,11 +33,14 @@ from tvr_bench.leaderboard.record import (
     Protocol,
     Record,
     RunInfo,
+    TrainedOn,
+    load_record,
 )
 from tvr_bench.leaderboard.result import metrics_of
 from tvr_bench.leaderboard.run_settings import settings_of
 from tvr_bench.leaderboard.table import LeaderboardPaths
 from tvr_bench.models.base import RetrievalModule
+from tvr_bench.published import find, read_config
 from tvr_bench.schema import Config
 from tvr_bench.settings import split_frames
 
@@ -103,7 +107,41 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
         parity="eercf" if cfg.eval.parity == "eercf" else "none",
         v2t="group" if cfg.eval.v2t == "group" else "caption",
         ocr=ocr,
+        trained_on=trained_on(cfg, data),
     )
+
+
+def trained_on(cfg: Config, data: VideoTextDataModule) -> TrainedOn | None:
+    """Return what the tested weights were trained on: here, or by the run that they come from."""
+    if cfg.run.weights:
+        return _of_weights(find(cfg.run.weights))
+    if "train" not in data.prepared:
+        return None
+    return TrainedOn(
+        data=_name_of(cfg.data.name, data.variant, data.title),
+        annotations_sha256=data.annotations_hash("train"),
+        clips=len(data.split("train").clips),
+    )
+
+
+def _of_weights(folder: Path) -> TrainedOn | None:
+    """Return what a run's record says; of one without, the name of its data set."""
+    if not (folder / RECORD_FILE).is_file():
+        theirs = read_config(folder)
+        name = theirs.data.name if trained(theirs) else None
+        return TrainedOn(data=name, annotations_sha256=None, clips=None) if name else None
+    record = load_record(folder)
+    if record.protocol.trained_on is not None or record.data.train_clips is None:
+        return record.protocol.trained_on
+    return TrainedOn(
+        data=_name_of(record.data.name, record.data.variant, record.data.title),
+        annotations_sha256=None,
+        clips=record.data.train_clips,
+    )
+
+
+def _name_of(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def _ocr_info(cfg: Config) -> OcrInfo:
@@ -147,7 +185,7 @@ def _data_info(cfg: Config, data: VideoTextDataModule) -> DataInfo:
         annotations_sha256=data.annotations_hash(SPLIT),
         clips=len(split.clips),
         queries=len(split.queries),
-        train_clips=len(data.split("train").clips) if trained(cfg) else None,
+        train_clips=len(data.split("train").clips) if "train" in data.prepared else None,
         missing_ids=sorted(missing),
         failed=sorted(failed - missing),
         clips_with_text=with_text if data.reads_text else None,

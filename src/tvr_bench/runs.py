@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
-
-from tvr_bench.config import load
+from tvr_bench import transfer
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.callback import RetrievalEvaluation
@@ -20,12 +17,9 @@ from tvr_bench.published import TOKENIZER_FILE as TOKENIZER_FILE
 from tvr_bench.published import WEIGHTS_FILE as WEIGHTS_FILE
 from tvr_bench.published import fill, find, read_config
 from tvr_bench.registry import build_model, dataset_class
-from tvr_bench.schema import ELSEWHERE, Config, numbers
+from tvr_bench.schema import Config
 
 LEDGER_FILE = "failures.jsonl"
-_TRAINED = (
-    *("seed", "track", "data", "video", "text", "ocr", "backbone", "optim", "loss", "trainer"),
-)
 
 
 def load_run(run_dir: str | Path) -> RetrievalModule:
@@ -44,57 +38,28 @@ def load_run(run_dir: str | Path) -> RetrievalModule:
 def trained_model(cfg: Config) -> RetrievalModule:
     """Return the model of a configuration with the weights and the tokenizer of `run.weights`.
 
-    Raises UserError where that is no finished run, it was trained with other settings than the
-    configuration's, or its files do not fit. The model's own keys and those of `eval` may differ,
-    as far as the weights fit: they can be what is compared. So may folders that a published model
-    leaves open.
+    Raises UserError where that is no finished run, the configuration contradicts what it was
+    trained with (see `transfer.check`), or its files do not fit.
     """
     assert cfg.run.weights is not None
     folder = find(cfg.run.weights)
     trained = read_config(folder)
     with towers.without_weights(folder, needed=False):
         model = build_model(cfg)
-    for section in _TRAINED:
-        was = _settings(trained, section)
-        now = _left_open(_settings(cfg, section), was)
-        if was != now:
-            raise UserError(
-                f"run {cfg.run.weights} was trained with other settings "
-                f"({_first_change(section, was, now)}); repeat them, or train anew without "
-                "run.weights"
-            )
+    transfer.check(trained, cfg, f"run {cfg.run.weights}")
     fill(model, folder)
     return model
 
 
-def _left_open(now: Any, was: Any) -> Any:
-    """Return `now` without the texts, which are folders, in place of which `was` has nothing."""
-    if isinstance(now, Mapping) and isinstance(was, Mapping):
-        return {key: _left_open(one, was.get(key)) for key, one in now.items()}
-    return was if isinstance(now, str) and was in (None, "") else now
-
-
-def _settings(cfg: Config, section: str) -> Any:
-    """Return a section's values that can change a number, wherever the test runs."""
-    values: Any = OmegaConf.to_container(cast(Any, cfg), resolve=True)
-    return numbers(values, ELSEWHERE)[section]
-
-
-def _first_change(section: str, was: Any, now: Any) -> str:
-    """Return the first key that differs, with both its values."""
-    if not isinstance(was, Mapping):
-        return f"{section} {was}, not {now}"
-    key = next(key for key in sorted({*was, *now}) if was.get(key) != now.get(key))
-    return f"{section}.{key} {was.get(key)}, not {now.get(key)}"
-
-
-def evaluation_of(model: RetrievalModule, **keep: bool) -> RetrievalEvaluation:
-    """Return the callback that evaluates a model as its configuration says.
+def evaluation_of(
+    model: RetrievalModule, cfg: Config | None = None, **keep: bool
+) -> RetrievalEvaluation:
+    """Return the callback that evaluates a model as a configuration says, by default its own.
 
     `keep` are its switches `keep_scores` and `keep_features`. Raises UserError where the model
     cannot be evaluated in that way.
     """
-    how = model.cfg.eval
+    how = (cfg or model.cfg).eval
     evaluation = RetrievalEvaluation(
         (how.block[0], how.block[1]),
         how.max_matrix_gb,
@@ -108,12 +73,16 @@ def evaluation_of(model: RetrievalModule, **keep: bool) -> RetrievalEvaluation:
 
 
 def evaluate(
-    model: RetrievalModule, data: str | VideoTextDataModule, split: str = "test"
+    model: RetrievalModule,
+    data: str | VideoTextDataModule,
+    split: str = "test",
+    **settings: Any,
 ) -> EvaluationResult:
     """Return both directions' metrics and ranks of a model on a split.
 
     `data` is a data set's name, which takes the model's own settings and tokenizer, or a
-    datamodule.
+    datamodule. `settings` are keys of the configuration, such as `**{"data.file": "my.csv"}`.
+    Raises UserError for those that contradict what the model was trained with.
     """
     from tvr_bench.training import build_tester
 
@@ -121,23 +90,16 @@ def evaluate(
         raise UserError(f"split '{split}' is not evaluated; choose val or test")
     cfg = model.cfg
     if isinstance(data, str):
-        cfg = _with_data(cfg, data)
-        data = dataset_class(data)(cfg, scene_text=model.reads_text)
+        cfg = transfer.on_data(transfer.flat(cfg), [("data.name", data), *settings.items()])
+        transfer.check(model.cfg, cfg, "the model", transfer.READING)
+        data = dataset_class(cfg.data.name)(cfg, scene_text=model.reads_text)
+    elif settings:
+        raise UserError(f"a datamodule has its settings already; leave out {next(iter(settings))}")
     data.tokenizer = data.tokenizer or model.tokenizer
     data.prepare([split])
     data.tell()
-    evaluation = evaluation_of(model)
+    evaluation = evaluation_of(model, cfg)
     tester = build_tester(cfg, [evaluation])
     run = tester.test if split == "test" else tester.validate
     run(model, data, verbose=False)
     return evaluation.results[split]
-
-
-def _with_data(cfg: Config, name: str) -> Config:
-    """Return `cfg` with another data set; how a clip is read stays what the model learned."""
-    if name == cfg.data.name:
-        return cfg
-    changed: Any = OmegaConf.create(OmegaConf.to_container(cast(Any, cfg), resolve=True))
-    changed.data = load([f"data={name}"]).data
-    OmegaConf.set_readonly(changed, True)
-    return cast(Config, changed)

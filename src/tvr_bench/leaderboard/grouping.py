@@ -24,6 +24,12 @@ def data_name(record: Record) -> str:
     return " ".join(part for part in (data.name, data.variant, data.title) if part)
 
 
+def trained_elsewhere(record: Record) -> str:
+    """Return the data set that the weights were trained on where it is not the tested one."""
+    there = record.protocol.trained_on
+    return there.data if there is not None and there.data != data_name(record) else ""
+
+
 def protocol_key(record: Record) -> str:
     """Return the protocol in words that fit a column, e.g. `single|12f|224x224|32w|best_val`.
 
@@ -44,6 +50,8 @@ def protocol_key(record: Record) -> str:
         parts.append("captions grouped")
     if record.data.missing_ids:
         parts.append(f"{len(record.data.missing_ids)}missing")
+    if there := trained_elsewhere(record):
+        parts.append(f"trained on {there}")
     return "|".join(parts)
 
 
@@ -57,6 +65,7 @@ def protocol_words(record: Record) -> list[str]:
         f"ranked as the released code of {p.parity}, for comparison only": p.parity != "none",
         "video to text, a video's captions compete as one": p.v2t == "group",
         f"{missing} missing videos count as misses": missing > 0,
+        f"weights trained on {trained_elsewhere(record)}": bool(trained_elsewhere(record)),
     }
     return [
         f"{p.track} track",
@@ -73,11 +82,17 @@ def group_hash(record: Record, *, without: frozenset[str] = frozenset()) -> str:
 
     Protocol fields in `without` may differ all the same.
     """
-    data = record.data
+    data, there = record.data, record.protocol.trained_on
+    elsewhere = {}
+    if there is not None and trained_elsewhere(record):
+        elsewhere = {"trained_on": [there.data, there.annotations_sha256]}
     return settings_hash(
         {
             "data": [data.name, data.variant, data.annotations_sha256, data.clips, data.queries],
             "missing": sorted(data.missing_ids),
-            "protocol": record.protocol.model_dump(mode="json", exclude={"ocr", *without}),
+            "protocol": record.protocol.model_dump(
+                mode="json", exclude={"ocr", "trained_on", *without}
+            ),
+            **elsewhere,
         }
     )

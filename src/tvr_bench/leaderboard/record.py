@@ -105,6 +105,15 @@ class OcrInfo(_Part):
     reads: Count = 0
 
 
+class TrainedOn(_Part):
+    """What the tested weights were trained on; None is unknown, as of an old run."""
+
+    data: str
+    split: str = "train"
+    annotations_sha256: Sha256 | None
+    clips: Count | None
+
+
 class Protocol(_Part):
     """How a number was made; numbers compare only where all of this but `ocr` is equal.
 
@@ -112,7 +121,8 @@ class Protocol(_Part):
     schedule for every model) or paper (the model's own); `resolution` is (height, width),
     `two_stage` the k of a second stage over the top k. A `parity` repeats how a paper's released
     code ranks, for comparison with its numbers only. `v2t` says how the many captions of a video
-    compete: each by itself, or as a group by their best score.
+    compete: each by itself, or as a group by their best score. `trained_on` is None where nothing
+    was trained here; of the same data set it is no rule of the test either.
     """
 
     split: str
@@ -127,6 +137,7 @@ class Protocol(_Part):
     parity: Literal["none", "eercf"] = "none"
     v2t: Literal["caption", "group"] = "caption"
     ocr: OcrInfo = OcrInfo(enabled=False)
+    trained_on: TrainedOn | None = None
 
 
 class Input(_Part):
