@@ -67,13 +67,13 @@ def test_joined_program_streams(tmp_path):
         assert np.array_equal(video.read(video.times), np.stack(images))
 
 
-def restarted(source: Path, target: Path, at: int) -> Path:
-    """Copy a video without reordered frames; its clock starts again with packet `at`."""
+def restamped(source: Path, target: Path, stamps: list[int]) -> Path:
+    """Copy a video without reordered frames, with other stamps in tenths of a second."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for i, packet in enumerate(p for p in old.demux(video=0) if p.size):
             copy = av.Packet(bytes(packet))
-            copy.pts, copy.dts, copy.time_base = i % at, i - 99, Fraction(1, 10)
+            copy.pts, copy.dts, copy.time_base = stamps[i], i - 99, Fraction(1, 10)
             copy.is_keyframe, copy.stream = packet.is_keyframe, stream
             new.mux(copy)
     return target
@@ -83,9 +83,18 @@ def restarted(source: Path, target: Path, at: int) -> Path:
 def test_a_clock_that_starts_again_in_matroska(tmp_path, codec):
     how = {"options": x264(12, 0)} if codec == "libx264" else {"pix_fmt": "yuvj420p"}
     source = make_clip(tmp_path / "a.mkv", codec, 36, **how)
-    path = restarted(source, tmp_path / "b.mkv", 24)
+    path = restamped(source, tmp_path / "b.mkv", [*range(24), *range(12)])
     with open_video(path) as video:
         assert video.times == pytest.approx([n / 10 for n in range(36)])
+        got = video.read(video.times)
+    assert np.array_equal(got, np.stack([image for _, image in slow_frames(source)]))
+
+
+def test_frames_of_one_stamp_start_no_recording(tmp_path):
+    source = make_clip(tmp_path / "a.mkv", "mjpeg", 6, pix_fmt="yuvj420p")
+    path = restamped(source, tmp_path / "b.mkv", [0, 0, 1, 2, 2, 3])
+    with open_video(path) as video:
+        assert video.times == pytest.approx([0, 0.025, 0.1, 0.15, 0.2, 0.3], abs=1e-3)
         got = video.read(video.times)
     assert np.array_equal(got, np.stack([image for _, image in slow_frames(source)]))
 

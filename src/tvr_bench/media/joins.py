@@ -83,7 +83,7 @@ def _by_key_frames(marks: list[Mark], back: float) -> list[int]:
     for i, mark in enumerate(marks):
         if mark.pts is None or not mark.shown:
             continue
-        if mark.key and latest is not None and mark.pts <= latest - back:
+        if mark.key and latest is not None and mark.pts < latest - back:
             starts.append(i)
             latest = mark.pts
         latest = mark.pts if latest is None else max(latest, mark.pts)
