@@ -6,14 +6,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from ocr_clips import ColourEngine, clip
+from ocr_clips import ColourEngine, clip, draw, font, write
+from PIL import Image, ImageDraw
 
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger
 from tvr_bench.media import captioner
 from tvr_bench.media.captioner import WindowSpec, build_windows, read_windows
+from tvr_bench.media.ocr import create_engine
+from tvr_bench.media.windows import read_times
 
 SPEC = WindowSpec(windows=4, reads=2)
 
@@ -221,3 +225,46 @@ def test_processes_read_the_same_as_one(video: Path, tmp_path: Path) -> None:
     shared = build_windows(clips, spec, tmp_path / "two", workers=2, ledger=Ledger())
     assert shared == alone
     assert alone["c3"][0] == "hotel"
+
+
+def _ticker(path: Path, text: str, start: int, step: int, count: int) -> Path:
+    """Write a film of 10 frames per second with `text` moving by `step` pixels a frame."""
+    frames = []
+    for i in range(count):
+        image = Image.fromarray(draw([]))
+        pen = ImageDraw.Draw(image)
+        pen.rectangle((0, 116, 224, 150), fill=(200, 20, 20))
+        pen.text((start + step * i, 122), text, font=font(18), fill=(255, 255, 255))
+        frames.append(np.asarray(image))
+    return write(path, frames)
+
+
+def _share_shown(text: str, word: str, left: float) -> float:
+    """Return how much of a word is in a frame of 224 pixels where the text begins at `left`."""
+    before, after = (font(18).getlength(text[: text.index(word) + n]) for n in (0, len(word)))
+    return (min(224, left + after) - max(0, left + before)) / (after - before)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "step", "count"),
+    [
+        ("BREAKING NEWS", 214, -3, 80),
+        ("BREAKING NEWS", -180, 3, 80),
+        ("BREAKING NEWS FROM THE HARBOUR TODAY", 214, -4, 140),
+    ],
+)
+def test_a_window_of_a_ticker_says_what_its_own_frames_show(
+    text: str, start: int, step: int, count: int, tmp_path: Path
+) -> None:
+    path = _ticker(tmp_path / "ticker.mp4", text, start, step, count)
+    spec = WindowSpec(windows=8, reads=2, side=224)
+    read = read_windows(path, spec, create_engine("rapidocr", side=224))
+    times = read_times([(w.start, w.end) for w in read], 2)
+    for window in read:
+        shown = [int(t * 10) for t in times if window.start <= t <= window.end]
+        most = {
+            word.lower(): max(_share_shown(text, word, start + step * i) for i in shown)
+            for word in text.split()
+        }
+        assert set(window.words) <= {word for word, share in most.items() if share > 0.4}
+        assert set(window.words) >= {word for word, share in most.items() if share == 1}

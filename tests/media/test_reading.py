@@ -157,3 +157,22 @@ def test_of_a_page_of_text_only_the_most_visible_lines_are_read() -> None:
     texts = read_texts(frames, WindowSpec(windows=1, max_words=2), engine)
     assert [t.words for t in texts] == [("hotel",), ("museum",)]
     assert engine.crops == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "cut", "expected"),
+    [
+        ("breakii", (False, True), "breaking"),  # misread, and mostly to be seen
+        ("brea", (False, True), ""),
+        ("ws", (True, False), ""),
+        ("aking news", (True, False), "breaking news"),
+        ("bi", (False, True), ""),  # of what is no word of this line nothing is left
+    ],
+)
+def test_a_moving_line_has_whole_words_alone_where_the_border_cuts_it(
+    words: str, cut: tuple[bool, bool], expected: str
+) -> None:
+    line = [text("breaking news", line=3), text("museum breakfast", top=90), text(words, cut=cut)]
+    for number in (3, None):  # also where the tracker has not seen that it is the same line
+        line[-1] = text(words, frame=5, cut=cut, line=number)
+        assert " ".join(settle(line)[-1].words).strip() == expected

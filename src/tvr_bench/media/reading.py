@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 import cv2
 import numpy as np
 
+from tvr_bench.media.cut_lines import cut_sides, parts_shown
 from tvr_bench.media.ocr import OcrEngine, Polygon, crop_polygon, latin_words
 from tvr_bench.media.tracking import Sighting, Track, Tracker, frames_to_detect
 from tvr_bench.media.windows import WindowSpec
@@ -18,18 +19,24 @@ Reading = tuple[str, float]  # text and score
 _SURE = 0.9  # a reading below this score is checked against another sighting,
 _JUNK = 0.3  # unless it is below this one
 _ALIKE = 0.8  # likeness of a doubtful word to a sure one that it is taken for
+_TALLER = 1.4  # times as high may one reading of a line be as another
+_MOST = 0.6  # share of a word's letters that are to be seen where the border cuts it
 _LOOKS = str.maketrans("015il", "olsll")  # digits that pass for letters
 
 
 @dataclass(frozen=True)
 class SceneText:
-    """What one sign says, in which of the frames it stands, and where it appears first."""
+    """What one sign says, in which of the frames it stands, and where it appears first.
+
+    `line` is shared by what was read of a moving line in frames that show different parts of it.
+    """
 
     words: tuple[str, ...]
     score: float
     frames: frozenset[int]
     first: Sighting
     cut: tuple[bool, bool] = (False, False)  # where it was read: by the left and right border
+    line: int | None = None
 
 
 def read_texts(frames: np.ndarray, spec: WindowSpec, engine: OcrEngine) -> list[SceneText]:
@@ -39,11 +46,16 @@ def read_texts(frames: np.ndarray, spec: WindowSpec, engine: OcrEngine) -> list[
     for frame, polygons in zip(seen, engine.detect([frames[i] for i in seen]), strict=True):
         tracker.add(frame, polygons)
     tracker.follow()
-    tracks = most_visible(tracker.tracks, spec.windows * spec.max_words)
-    readings = recognise_tracks(frames, tracks, engine, spec.votes)
+    lines = most_visible(tracker.tracks, spec.windows * spec.max_words)
+    parts, numbers = [], []
+    for number, line in enumerate(lines):
+        shown = parts_shown(line, frames)
+        parts += shown
+        numbers += [number if len(shown) > 1 else None] * len(shown)
+    readings = recognise_tracks(frames, parts, engine, spec.votes)
     texts = [
-        _text(track, reading, frames.shape[1:3])
-        for track, reading in zip(tracks, readings, strict=True)
+        replace(_text(part, reading, frames.shape[1:3]), line=number)
+        for part, reading, number in zip(parts, readings, numbers, strict=True)
         if reading[1] >= spec.min_score
     ]
     kept = [replace(t, words=_long_enough(t.words, spec.min_chars)) for t in settle(texts)]
@@ -56,13 +68,12 @@ def _long_enough(words: Sequence[str], min_chars: int) -> tuple[str, ...]:
 
 def _text(track: Track, reading: Reading, size: tuple[int, int]) -> SceneText:
     read = _by_quality(track, size)[0]
-    xs = [x for x, _ in read.polygon]
     return SceneText(
         words=tuple(latin_words(reading[0])),
         score=reading[1],
         frames=frozenset(s.frame for s in track.sightings),
         first=track.sightings[0],
-        cut=(min(xs) <= 1, max(xs) >= size[1] - 1),
+        cut=(False, False) if track.whole else cut_sides(read, size[1]),
     )
 
 
@@ -131,22 +142,59 @@ def settle(texts: Sequence[SceneText]) -> list[SceneText]:
 
     A sign that leaves the frame, or is blurred for a moment, was read well at another time:
     "veryday" cut by the left border is "everyday", a doubtful "tokyc" is "tokyo". A digit among
-    letters is doubtful at any score: "toky0" is "tokyo" where that was read.
+    letters is doubtful at any score: "toky0" is "tokyo" where that was read. Of a word that is
+    mostly outside of the frame nothing is left, nor of a cut one in the place of a moving line that
+    does not have it.
     """
-    sure = {w for t in texts if t.score >= _SURE and not any(t.cut) for w in t.words}
-    return [replace(text, words=_settled(text, sorted(sure))) for text in texts]
+    sure = sorted({word for text in texts for word in _sure_words(text)})
+    moving = [text for text in texts if text.line is not None and _sure_words(text)]
+    settled = []
+    for text in texts:
+        near = (t for t in moving if any(text.cut) and (t.line == text.line or _in_row(t, text)))
+        own = sorted({word for t in near for word in _sure_words(t)})
+        settled.append(replace(text, words=_settled(text, sure, own)))
+    return settled
 
 
-def _settled(text: SceneText, sure: Sequence[str]) -> tuple[str, ...]:
+def _sure_words(text: SceneText) -> tuple[str, ...]:
+    """Return the words of a sure reading that no border touches."""
+    whole = text.words[text.cut[0] : len(text.words) - text.cut[1]]
+    return whole if text.score >= _SURE else ()
+
+
+def _in_row(text: SceneText, other: SceneText) -> bool:
+    """Whether two texts have the same height and place above the ground."""
+    one, two = (_upright(t.first) for t in (text, other))
+    apart = abs(_middle(text.first.polygon)[1] - _middle(other.first.polygon)[1])
+    return apart < min(one, two) / 2 and max(one, two) <= _TALLER * min(one, two)
+
+
+def _settled(text: SceneText, sure: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
     words = list(text.words)
-    if words and text.cut[0]:
-        words[0] = next((s for s in sure if s.endswith(words[0])), words[0])
-    if words and text.cut[1]:
-        words[-1] = next((s for s in sure if s.startswith(words[-1])), words[-1])
+    for is_cut, at in zip(text.cut, (0, -1), strict=True):
+        if words and is_cut:
+            words[at] = _completed(words[at], own or sure, left=at == 0, keep=not own)
     words = [_lettered(word, sure) for word in words]
     if text.score < _SURE:
         words = [_nearest(word, sure) if word.isalpha() else word for word in words]
     return tuple(words)
+
+
+def _completed(part: str, sure: Sequence[str], *, left: bool, keep: bool) -> str:
+    """Return the sure word whose end (at the `left` border) or begin is `part`.
+
+    It is "" where too little of that word is to be seen; of an unknown one `part`, if to `keep`.
+    """
+
+    def fit(word: str) -> tuple[float, bool, int]:
+        likeness = _likeness(part, word[-len(part) :] if left else word[: len(part)])
+        return likeness, len(part) >= _MOST * len(word), len(word)
+
+    best = max(sure, key=fit, default="")
+    likeness, is_seen, _ = fit(best)
+    if likeness < _ALIKE:
+        return part if keep else ""
+    return best if is_seen else ""
 
 
 def _lettered(word: str, sure: Sequence[str]) -> str:
@@ -180,8 +228,12 @@ def in_order(texts: Sequence[SceneText]) -> list[SceneText]:
 
 def _on_line(sighting: Sighting, head: Sighting) -> bool:
     apart = _middle(sighting.polygon)[1] - _middle(head.polygon)[1]
-    height = float(np.linalg.norm(np.subtract(head.polygon[3], head.polygon[0])))
-    return sighting.frame == head.frame and apart < height / 2
+    return sighting.frame == head.frame and apart < _upright(head) / 2
+
+
+def _upright(sighting: Sighting) -> float:
+    """Return the height of a line in pixels."""
+    return float(np.linalg.norm(np.subtract(sighting.polygon[3], sighting.polygon[0])))
 
 
 def _middle(polygon: Polygon) -> tuple[float, float]:

@@ -48,12 +48,17 @@ class Sighting:
 
 @dataclass(eq=False)
 class Track:
-    """One text and the frames in which it stands, in the order they were looked at."""
+    """One text and the frames in which it stands, in the order they were looked at.
+
+    `whole`: it is that of a moving line in the frames that show all of it.
+    """
 
     sightings: list[Sighting] = field(default_factory=list)
     patch: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
     inside: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.uint8), repr=False)
     box: Box = (0, 0, 0, 0)  # where `patch`, the grey pixels of the latest detection, was cut
+
+    whole: bool = False
 
     def at(self, frame: int) -> Sighting | None:
         """Return the sighting in `frame`, if there is one."""
