@@ -133,6 +133,7 @@ class BackboneConfig:
 
     name: str = MISSING
     weights: str | None = MISSING
+    activation: str | None = MISSING
     frozen: bool = MISSING
     checkpointing: bool = MISSING
     cache: bool = MISSING

@@ -15,6 +15,7 @@ from tvr_bench.datamodules.tokens import (
     build_tokenizer,
     encode,
     encode_counting,
+    is_clip,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
@@ -116,3 +117,10 @@ def test_the_tiny_backbone_gets_one_of_its_own() -> None:
     cfg = load(["text.vocab=300", "text.words=5"])
     ids, _ = encode(build_tokenizer(cfg, CAPTIONS), ["a red square moves to the left"])
     assert ids.shape == (1, 5) and ids.max() < 300
+
+
+def test_only_clip_reads_as_openai_does() -> None:
+    tokenizer = train_tokenizer(["cats &amp; dogs, it\u2019s"], 400, 12)
+    assert not is_clip(tokenizer)
+    ids, _ = encode(tokenizer, ["cats &amp; dogs", "cats & dogs", "it\u2019s", "it's"])
+    assert ids[0].tolist() != ids[1].tolist() and ids[2].tolist() != ids[3].tolist()

@@ -20,8 +20,8 @@ from tvr_bench.errors import UserError
 from tvr_bench.export import export_model
 from tvr_bench.leaderboard.record import load_record
 from tvr_bench.leaderboard.result import metrics_of
-from tvr_bench.models.layers.clip import ENDS
 from tvr_bench.models.layers.hub import CAIT_BERT
+from tvr_bench.models.layers.hub import CLIP_ENDS as ENDS
 from tvr_bench.published import load_model
 from tvr_bench.runs import evaluate, load_run
 

@@ -5,6 +5,8 @@ B texts, L words.
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tokenizers import (
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
+from tvr_bench.models.layers.hub import CLIP_ENDS
 from tvr_bench.schema import Config
 
 _PAD, _BEGIN, _END = "<pad>", "<s>", "</s>"
@@ -93,7 +96,7 @@ def _beside(name: str, weights: str, where: str, words: int) -> Tokenizer:
     if not Path(where).is_dir():
         return _of_hub(where, words, lambda error: clip.missing_tokenizer(name, weights, error))
     tokenizer = load_tokenizer(path := Path(where) / "tokenizer.json", words)
-    if any(tokenizer.token_to_id(token) is None for token in clip.ENDS):
+    if not is_clip(tokenizer):
         raise clip.missing_tokenizer(name, weights, ValueError(f"{path} is another model's"))
     return tokenizer
 
@@ -116,10 +119,29 @@ def encode_counting(
     tokenizer: Tokenizer, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ids and mask as of `encode`, and which texts were too long and are cut, bool [B]."""
+    if is_clip(tokenizer):
+        texts = [as_openai_reads(text) for text in texts]
     encoded = tokenizer.encode_batch(list(texts))
     ids = np.array([e.ids for e in encoded], dtype=np.int64)
     mask = np.array([e.attention_mask for e in encoded], dtype=bool)
     return ids, mask, np.array([bool(e.overflowing) for e in encoded], dtype=bool)
+
+
+def is_clip(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer is CLIP's, which every text's ends tell."""
+    return all(tokenizer.token_to_id(token) is not None for token in CLIP_ENDS)
+
+
+def as_openai_reads(text: str) -> str:
+    """Return a text as OpenAI's own tokenizer hands it to its merges.
+
+    A `tokenizer.json` of CLIP has only a part of this: there curly quotes, HTML entities, wide
+    letters and wrongly decoded ones become other tokens than those that CLIP was trained on.
+    """
+    import ftfy
+
+    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", mended).strip().lower()
 
 
 def on_cut(words: int, name: str, cut: Mapping[str, tuple[int, int]]) -> list[str]:

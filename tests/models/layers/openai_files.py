@@ -67,8 +67,11 @@ class Node(nn.Module):
         return x
 
 
-def save_archive(state: State, path: Path) -> None:
-    """Write the tensors as the attributes of modules, as `torch.jit.save` does."""
+def save_archive(state: State, path: Path, activation: nn.Module | None = None) -> None:
+    """Write the tensors as the attributes of modules, as `torch.jit.save` does.
+
+    `activation` is a module of the first block's, if it is there.
+    """
     root = Node()
     for key, value in state.items():
         *places, last = key.split(".")
@@ -82,6 +85,8 @@ def save_archive(state: State, path: Path) -> None:
         root.register_buffer(name, torch.tensor(number))
     # an attribute that is no weight, such as the mask of the text tower
     root.get_submodule("transformer.resblocks.0").attn_mask = torch.zeros(WORDS, WORDS)
+    if activation is not None:
+        root.get_submodule("transformer.resblocks.0.mlp").add_module("gelu", activation)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(root), str(path))

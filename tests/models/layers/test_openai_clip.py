@@ -20,6 +20,7 @@ from models.layers.openai_files import (
     PATCH,
     SIDE,
     WORDS,
+    Node,
     State,
     encode_image,
     encode_text,
@@ -28,9 +29,15 @@ from models.layers.openai_files import (
     save_archive,
 )
 from tvr_bench import config
-from tvr_bench.datamodules.tokens import build_tokenizer, encode, save_tokenizer, train_tokenizer
+from tvr_bench.datamodules.tokens import (
+    as_openai_reads,
+    build_tokenizer,
+    encode,
+    save_tokenizer,
+    train_tokenizer,
+)
 from tvr_bench.errors import UserError
-from tvr_bench.models.layers import clip, hub
+from tvr_bench.models.layers import hub
 from tvr_bench.models.layers.backbone import build_backbone
 from tvr_bench.models.layers.clip import ClipBackbone
 from tvr_bench.models.layers.hub import CLIP as HUB
@@ -47,11 +54,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("openai")
     tokenizer = train_tokenizer(CAPTIONS, 320, WORDS)
     begin = tokenizer.get_vocab_size()
-    tokenizer.add_special_tokens([*clip.ENDS])
+    tokenizer.add_special_tokens([*hub.CLIP_ENDS])
     template = tokenizer.post_processor
     tokenizer.post_processor = type(template)(
-        single=f"{clip.ENDS[0]} $A {clip.ENDS[1]}",
-        special_tokens=[(clip.ENDS[0], begin), (clip.ENDS[1], begin + 1)],
+        single=f"{hub.CLIP_ENDS[0]} $A {hub.CLIP_ENDS[1]}",
+        special_tokens=[(hub.CLIP_ENDS[0], begin), (hub.CLIP_ENDS[1], begin + 1)],
     )
     save_tokenizer(tokenizer, path / "tokenizer.json")
     state = random_state(begin + 2)
@@ -124,6 +131,56 @@ def test_it_is_told_from_the_shapes_how_openai_builds_it(folder: Path) -> None:
     assert text.layer_norm_eps == image.layer_norm_eps == 1e-5
 
 
+class QuickGELU(Node):
+    """The activation as OpenAI's archives name it."""
+
+
+class GELU(Node):
+    """The activation as those of open_clip name it."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "taken"),
+    [
+        (None, None, None),
+        (None, "gelu", "gelu"),
+        (None, "quick_gelu", "quick_gelu"),
+        (QuickGELU, None, "quick_gelu"),
+        (GELU, None, "gelu"),
+        (GELU, "quick_gelu", "quick_gelu"),
+    ],
+)
+def test_the_activation_is_the_one_named_else_quick_and_that_is_said(
+    kind: type[Node] | None,
+    given: str | None,
+    taken: str | None,
+    state: State,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "own.pt"
+    if kind is None:
+        torch.save(state, path)
+    else:
+        save_archive(state, path, kind())
+    words = [] if given is None else [f"backbone.activation={given}"]
+    cfg = config.load(_settings(path, *words))
+    found = ClipBackbone(NAME, str(path), (SIDE, SIDE), cfg.backbone.activation)
+    both = found.clip.config.text_config, found.clip.config.vision_config
+    assert {one.hidden_act for one in both} == {taken or "quick_gelu"}
+    printed = capsys.readouterr().err
+    assert ("backbone.activation=gelu" in printed and str(path) in printed) == (taken is None)
+
+
+def test_of_an_official_file_under_any_name_nothing_is_said(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = (official / "ViT-B-32.pt").rename(tmp_path / "renamed.pt")
+    assert load_openai(NAME, path).config.text_config.hidden_act == "quick_gelu"
+    assert "activation" not in capsys.readouterr().err
+    assert "set backbone.name=clip_vit_b32" in _fails(path, "clip_vit_b16")
+
+
 def test_the_sizes_kept_among_the_tensors_are_no_weights(
     folder: Path, state: State, tmp_path: Path
 ) -> None:
@@ -166,6 +223,25 @@ def test_the_tokenizer_lies_beside_the_file(folder: Path) -> None:
     ids, mask = _tokens(folder / "archive.pt")
     ends = mask.sum(1) - 1
     assert torch.equal(ids.argmax(1), ends), "the end is the highest token"
+
+
+def test_texts_become_the_tokens_that_openai_makes_of_them(folder: Path) -> None:
+    """What is on the left reads as what is on the right, by OpenAI's own `simple_tokenizer`."""
+    tokenizer = build_tokenizer(config.load(_settings(folder / "state.pt")), [])
+    same = {
+        "a dog\u2019s “red” sign": 'a dog\'s "red" sign',
+        "cats &amp; dogs": "cats & dogs",
+        "cats &amp;amp; dogs": "cats & dogs",
+        "&lt;b&gt; it&#39;s": "<b> it's",
+        "a cafÃ©": "a caf\u00e9",
+        "a cafe\u0301": "a caf\u00e9",
+        "\uff37\uff29\uff24\uff25 \ufb01sh…": "wide fish…",
+        " two\u00a0\u2003cats\r\n\tsleep ": "two cats sleep",
+        "İstanbul": "i\u0307stanbul",
+    }
+    plain = [tokenizer.encode(f"{right}").ids for right in same.values()]
+    assert encode(tokenizer, list(same))[0].tolist() == plain
+    assert [as_openai_reads(left) for left in same] == list(same.values())
 
 
 def test_without_a_tokenizer_beside_it_the_hub_is_asked(

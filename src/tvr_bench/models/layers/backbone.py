@@ -76,7 +76,8 @@ def _tiny(cfg: Config) -> nn.Module:
 
 
 def _clip(cfg: Config) -> nn.Module:
-    return ClipBackbone(cfg.backbone.name, cfg.backbone.weights, _size(cfg))
+    own = cfg.backbone
+    return ClipBackbone(own.name, own.weights, _size(cfg), own.activation)
 
 
 def _cait_bert(cfg: Config) -> nn.Module:

@@ -18,7 +18,6 @@ from tvr_bench.models.layers.hub import OPENAI, PICKLE, SAFE
 from tvr_bench.models.layers.openai_clip import load_openai
 from tvr_bench.models.layers.torch_files import read_state
 
-ENDS = ("<|startoftext|>", "<|endoftext|>")  # around every text
 _PART = "clip"
 _SIZES = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -82,10 +81,18 @@ class ClipBackbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, weights: str | None, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        weights: str | None,
+        size: tuple[int, int],
+        activation: str | None = None,
+    ) -> None:
+        """Take backbone `name` from `weights` for pictures of `size`; `activation`: `_load`."""
         super().__init__()
         shape = towers.kept(_PART)
-        self.clip = _load(name, source(name, weights)) if shape is None else _build(shape)
+        where = source(name, weights)
+        self.clip = _load(name, where, activation) if shape is None else _build(shape)
         self.clip.logit_scale.requires_grad_(False)  # RetrievalModule has its own
         # where that one starts; a model made from a kept shape gets all its weights later
         self.trained_scale = self.clip.logit_scale.exp().item() if shape is None else None
@@ -120,10 +127,17 @@ class ClipBackbone(nn.Module):
         return tokens[:, :, 0], tokens[:, :, 1:]
 
 
-def _load(name: str, where: str) -> Any:
-    """Return the CLIPModel of a file, a folder or a hub name; UserError where there is none."""
+def _load(name: str, where: str, activation: str | None) -> Any:
+    """Return the CLIPModel of a file, a folder or a hub name; UserError where there is none.
+
+    `activation` is for a file that does not name its own.
+    """
     if is_file(where):
-        return load_openai(name, Path(where))
+        return load_openai(name, Path(where), activation)
+    if activation is not None:
+        raise UserError(
+            f"the config.json of {where} names its activation; leave backbone.activation alone"
+        )
     if not Path(where).is_dir() and where.count("/") != 1:
         raise missing(name, where, FileNotFoundError("no such folder"))
     try:

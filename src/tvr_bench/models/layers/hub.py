@@ -6,6 +6,7 @@ CLIP = {
     "clip_vit_b32": "openai/clip-vit-base-patch32",
     "clip_vit_b16": "openai/clip-vit-base-patch16",
 }
+CLIP_ENDS = ("<|startoftext|>", "<|endoftext|>")  # around every text
 CAIT_BERT = {  # by the name of the folder under backbone.weights
     "cait_s24_224": "timm/cait_s24_224.fb_dist_in1k",
     "bert-base-uncased": "google-bert/bert-base-uncased",

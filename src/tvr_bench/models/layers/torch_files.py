@@ -93,6 +93,27 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         return {name: _tensor(one, archive.read(entries[name])) for name, one in made.items()}
 
 
+def module_names(path: Path) -> set[str]:
+    """Return the dotted names of the classes of an archive's modules; errors: `read_torchscript`.
+
+    What `torch.jit` puts between the parts of a name to make it unique is left out.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (data,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
+        _check_stored(archive, [data])
+        if archive.getinfo(data).file_size > _LARGEST_PICKLE:
+            raise ValueError("its list of tensors is larger than 1 MB")
+        root = plain_data(archive.read(data))
+    found: dict[int, str] = {}
+    modules = [_of_kind(root, Made)]
+    while modules:
+        module = modules.pop()
+        if id(module) not in found:
+            found[id(module)] = re.sub(r"___torch_mangle_\d+\.", "", module.name.replace(" ", "."))
+            modules += [value for value in module.fields.values() if isinstance(value, Made)]
+    return set(found.values())
+
+
 def _check_stored(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
     """Raise ValueError for an entry that is packed, which torch never does, or grows when read."""
     for name in names:
