@@ -106,6 +106,14 @@ def test_what_is_our_choice_is_marked_on_the_page_and_in_the_models_file_alike(
 
 
 @pytest.mark.parametrize("model", TABLES)
+def test_a_papers_towers_come_with_the_size_that_they_see(model: str) -> None:
+    """Also where they are asked for alone, on a data set of other pictures."""
+    cfg = config.load([f"model={model}", "data=signvid", "backbone=paper"])
+    assert cfg.track == "controlled"
+    assert tuple(cfg.video.size) == ((80, 112) if model == "bicnet" else (224, 224))
+
+
+@pytest.mark.parametrize("model", TABLES)
 def test_nothing_of_the_recipe_is_left_to_the_controlled_track_or_a_data_set(model: str) -> None:
     wanted = RECIPE if model == "bicnet" else RECIPE + PIXELS  # features have no pixels
     assert set(wanted) <= set(paper_track.stated(model, "one that no paper reports"))

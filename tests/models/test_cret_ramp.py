@@ -50,6 +50,13 @@ def test_the_variance_term_has_its_full_weight_before_training_ends(steps: int) 
 
 
 @pytest.mark.filterwarnings("ignore::Warning")
+@pytest.mark.parametrize(("ramp", "rise"), [(2, 2), (200, 4)])
+def test_a_ramp_in_steps_ends_with_the_training_at_the_latest(ramp: int, rise: int) -> None:
+    weights = _fit(build(**{"model.gees.ramp": ramp}), 4)
+    assert weights == pytest.approx([min(1, step / rise) for step in range(4)])
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
 def test_without_a_ramp_the_weight_is_full_from_the_start() -> None:
     assert _fit(build(**{"model.gees.ramp": 0}), 2) == [1, 1]
     assert build(**{"model.gees.ramp": 0.5}).variance_weight == 1, "no training, no ramp"

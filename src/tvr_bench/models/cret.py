@@ -191,8 +191,8 @@ class Cret(RetrievalModule):
     @property
     def variance_weight(self) -> Tensor:
         """The factor of the variance term at this step: `gees.weight` after the ramp."""
-        options, steps = self.options.gees, self.steps_done
-        ramp = round(options.ramp * self.planned_steps)
+        options, steps, planned = self.options.gees, self.steps_done, self.planned_steps
+        ramp = round(options.ramp * planned if options.ramp <= 1 else min(options.ramp, planned))
         risen = (steps / ramp).clamp(max=1) if ramp else torch.ones_like(steps)
         return options.weight * risen
 
