@@ -38,7 +38,7 @@ READ: dict[str, tuple[str | bytes, Pairs, list[str]]] = {
     "pandas' index": (
         ",video,caption\n0,a.mp4,a dog\n1,b.mp4,a cat\n",
         [DOG, CAT],
-        ["left out: the column a first one without a name"],
+        ["left out: the first column, which has no name"],
     ),
     "more columns": (
         "video,caption,duration\na.mp4,a dog,3.2\n",
@@ -85,7 +85,7 @@ READ: dict[str, tuple[str | bytes, Pairs, list[str]]] = {
         ["left out: the column 'text'"],
     ),
     "two files joined": (
-        b"\xef\xbb\xbfvideo,caption\na.mp4,a dog\n\xef\xbb\xbfvideo,caption\nb.mp4,a cat\n",
+        b'\xef\xbb\xbfvideo,caption\na.mp4,a dog\n\xef\xbb\xbf"video","caption"\nb.mp4,a cat\n',
         [DOG, CAT],
         ["left out: the header again, in line 3"],
     ),

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from tvr_bench.datamodules.base import VideoTextDataModule
@@ -79,7 +79,8 @@ def found_rows(rows: list[Row], root: Path) -> tuple[list[Row], list[str]]:
     Rows of one file are rows of one video, named as the first of them has it.
     """
     names = Names(root)
-    files = [names.find(row.video) for row in rows]
+    find = cache(names.find)
+    files = [find(row.video) for row in rows]
     first: dict[str, str] = {}
     for row, file in zip(rows, files, strict=True):
         first.setdefault(file, file if "\\" in row.video else row.video)

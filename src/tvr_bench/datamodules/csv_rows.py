@@ -166,7 +166,7 @@ def _on_header(table: Table, names: Sequence[str], used: Mapping[str, str]) -> l
         if name and name not in used
     ]
     if not names[0] and any(line.cells[0].strip() for line in table.lines):
-        others.insert(0, "a first one without a name")
+        notes.append("left out: the first column, which has no name")
     if others:
         notes.append(f"left out: the column{'s' * (len(others) > 1)} {', '.join(others)}")
     if table.repeated:

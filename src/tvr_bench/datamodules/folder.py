@@ -44,8 +44,8 @@ class VideoFolder:
         self._by_key: dict[str, list[Path]] = {}
         self.outward: list[Path] = []  # videos that links out of the root lead to
         top = links_top(root)
-        for path in sorted(_files(root, top, _DEPTH)):
-            if leads_out(path, top):
+        for path, linked in sorted(_files(root, top, _DEPTH)):
+            if linked and leads_out(path, top):
                 self.outward.append(path)
             relative = path.relative_to(root).as_posix()
             for name in {relative, without_suffix(relative)}:
@@ -201,10 +201,12 @@ def _suffix(name: str) -> str:
     return f".{name.rpartition('.')[2].lower()}" if "." in name else ""
 
 
-def _files(folder: Path, top: Path, depth: int) -> Iterator[Path]:
+def _files(
+    folder: Path, top: Path, depth: int, linked: bool = False
+) -> Iterator[tuple[Path, bool]]:
     """Yield the video files below `folder`, links that lead nowhere among them.
 
-    Raises UserError for a link that leads out of `top` and to no video.
+    With each comes whether a link leads to it. A link to a folder that holds `top` is left out.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -215,6 +217,6 @@ def _files(folder: Path, top: Path, depth: int) -> Iterator[Path]:
             if not is_folder and _suffix(path.name) not in (*VIDEO_SUFFIXES, *_ODD):
                 continue
             if not is_folder:
-                yield path
+                yield path, linked or entry.is_symlink()
             elif depth and not (entry.is_symlink() and top.is_relative_to(os.path.realpath(path))):
-                yield from _files(path, top, depth - 1)
+                yield from _files(path, top, depth - 1, linked or entry.is_symlink())

@@ -128,7 +128,7 @@ def _header(text: str, sign: str) -> list[str]:
 
 
 def _bare(cell: str) -> str:
-    return cell.strip("\ufeff \t").casefold()
+    return cell.strip('\ufeff \t"').casefold()
 
 
 def _as_wide(path: Path, line: Line, width: int, sign: str) -> Line:

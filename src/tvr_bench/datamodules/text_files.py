@@ -56,8 +56,11 @@ def decoded(path: Path, advice: str = FETCH) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} {_other_encoding(data, encoding, error)}; {advice}") from error
     if (place := text.find("\0")) >= 0:
-        what = _without_mark(data) or f"has a NUL character in line {line_at(text, place)}"
-        raise UserError(f"{path} {what}; {advice}")
+        if what := _without_mark(data):
+            raise UserError(f"{path} {what}; {advice}")
+        raise UserError(
+            f"{path} has a NUL character in line {line_at(text, place)}; take it out, or {FETCH}"
+        )
     return text, encoding.removesuffix("-sig")
 
 
