@@ -203,16 +203,58 @@ def test_ocr_hands_its_videos_and_settings_on(
 
 
 def test_ocr_opens_the_engine_with_all_of_its_settings(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tvr_bench.media import windows_view
 
     seen = {}
     monkeypatch.setattr(windows_view, "create_engine", lambda name, **how: seen.update(how))
     words = ["ocr.half=true", "ocr.side=640", "ocr.weights=/w", "--engine", "easyocr"]
-    assert main(["ocr", "there-is-none.mp4", *words]) == 2
+    broken = tmp_path / "broken.mp4"
+    broken.touch()
+    assert main(["ocr", str(broken), *words]) == 2
     assert (seen["half"], seen["side"], seen["weights"]) == (True, 640, "/w")
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", [["-clip.mp4"], ["--", "-clip.mp4"], ["-h.mp4"]])
+def test_a_file_may_begin_with_a_dash(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tvr_bench.media import windows_view
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / words[-1]).touch()
+    seen: list[Path] = []
+    monkeypatch.setattr(
+        windows_view, "show_windows", lambda paths, spec, as_json: seen.extend(paths)
+    )
+    main(["ocr", "--json", *words])
+    assert seen == [Path(words[-1])]
+
+
+def test_a_file_with_a_dash_is_a_file_for_every_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-my.yaml").write_text("seed: 7\n")
+    assert main(["config", "--config", "-my.yaml"]) == 0
+    assert "seed: 7" in capsys.readouterr().out
+    np.save(tmp_path / "-sims.npy", np.eye(3))
+    assert main(["score", "--json", "--", "-sims.npy"]) == 0
+    assert '"R@1": 100.0' in capsys.readouterr().out
+    assert "there is no file -none.npy" in _fails(["score", "--", "-none.npy"], capsys)
+    assert "unknown option '-none.npy'" in _fails(["score", "a.npy", "-none.npy"], capsys)
+
+
+def test_a_video_that_is_not_there_is_named(
+    tmp_path: Path, tiny_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tiny_video("clip.mp4", seconds=0.4)
+    assert main(["ocr", str(tmp_path / "nope.mp4"), str(clip)]) == 2
+    printed = capsys.readouterr()
+    assert f"there is no file {tmp_path / 'nope.mp4'}" in printed.err
+    assert "clip.mp4" in printed.out
 
 
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

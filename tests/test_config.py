@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
-from tvr_bench import config
+from tvr_bench import config, early, synonyms
 from tvr_bench.cli import main
 from tvr_bench.errors import UserError
 
@@ -91,6 +91,8 @@ MISTAKES = {
     "trainer.accelerator=tpu": ["trainer.accelerator", "gpu"],
     "trainer.steps=0": ["trainer.steps", ">= 1"],
     "eval.selection=best_test": ["eval.selection", "'best_val'"],
+    "eval.every=1.7": ["eval.every", "whole from 1"],
+    "eval.every=0": ["eval.every", "> 0"],
     "eval.block=[0,1]": ["eval.block", ">= 1"],
     "seed=-1": ["seed", "0.."],
     "seed=99999999999": ["seed", "0.."],
@@ -202,17 +204,94 @@ def test_any_name_can_be_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert b"caf\\udce9" in shown and b"data:" in shown
 
 
-def test_a_mistake_is_answered_without_loading_torch() -> None:
+# what is wrong with a run or a file before torch has anything to do with it | what is said of it
+NO_TORCH = {
+    "bench model=tcrd": "no model 'tcrd'",
+    "bench optm.lr=1": "unknown key 'optm.lr'",
+    "bench seed=-1": "seed=-1",
+    "bench --config none.yaml": "none.yaml does not exist",
+    "bench data=csv": "needs data.file=VIDEOS.csv",
+    "bench data=csv data.file=none.csv": "data.file=none.csv does not exist",
+    "bench data=msrvtt": "needs data.root=FOLDER",
+    "bench data=msrvtt data.root=none": "data.root=none is no folder",
+    "bench data=msvd data.annotations=.": "needs data.root=FOLDER",
+    "bench run.weights=none": "none is no finished run",
+    "bench trainer.batch_size=9 trainer.devices=2": "cannot be shared evenly",
+    "bench trainer.strategy=fsdp": "there is one device",
+    "data check data=csv": "needs data.file=VIDEOS.csv",
+    "data prepare data=vatex": "needs data.root=FOLDER",
+    "export none out": "none is no finished run",
+    "score none.npy": "there is no file none.npy",
+    "score none.npy --gold none": "there is no file none.npy",
+    "ocr none.mp4": "there is no file none.mp4",
+    "sweep none": "no sweep 'none'",
+    "sweep none.yaml": "none.yaml does not exist",
+}
+
+
+def test_a_mistake_is_answered_without_loading_torch(tmp_path: Path) -> None:
+    """All in one process: whatever one of them imports, the set at the end shows."""
     code = (
         "import sys; from tvr_bench.cli import main\n"
-        "codes = [main(['bench', word]) for word in ('model=tcrd', 'optm.lr=1', 'seed=-1')]\n"
-        "codes += [main(['config']), main(['bench', '--config', 'none.yaml'])]\n"
-        "heavy = {'torch', 'pytorch_lightning', 'numpy', 'pandas', 'av'} & set(sys.modules)\n"
-        "sys.exit(f'{codes} {heavy}')"
+        "codes = {main(line.split(' ')) for line in sys.argv[1:]}\n"
+        "codes.add(main(['list'])); codes.add(main(['config']))\n"
+        "heavy = {'torch', 'pytorch_lightning', 'torchmetrics', 'pandas', 'av', 'matplotlib'}\n"
+        "heavy |= {'transformers', 'PIL', 'pyarrow', 'scipy.stats', 'onnxruntime'}\n"
+        "sys.exit(f'{codes} {heavy & set(sys.modules)}')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "[2, 2, 2, 0, 2] set()"
-    assert "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code, *NO_TORCH], capture_output=True, text=True, cwd=tmp_path
+    )
+    *said, last = done.stderr.splitlines()
+    assert len(said) == len(NO_TORCH)
+    for line, (command, expected) in zip(said, NO_TORCH.items(), strict=True):
+        assert expected in line, command
+    assert last == "{0, 2} set()"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_cannot_be_there_is_missed_before_torch(tmp_path: Path) -> None:
+    cfg = config.load(["trainer.accelerator=cuda"])
+    with pytest.raises(UserError, match="1 GPUs asked for and 0 found"):
+        early.check(cfg, tmp_path)
+    for name in ("nvidia0", "nvidiactl", "dxg", "kfd", "nvhost-gpu", "dri/renderD128"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        early.check(cfg, tmp_path)  # only torch can tell
+        (tmp_path / name).unlink()
+    early.check(config.load(["trainer.accelerator=auto"]), tmp_path)
+
+
+@pytest.mark.parametrize("word", synonyms.KEYS)
+def test_a_key_known_from_elsewhere_is_answered_with_ours(word: str) -> None:
+    ours = synonyms.KEYS[word]
+    data = "msrvtt" if ours in ("data.root", "data.videos") else "csv"
+    with pytest.raises(UserError, match=rf"unknown key.*Did you mean '{ours}'"):
+        config.load([f"data={data}", f"optim.{word}=1"])
+
+
+@pytest.mark.parametrize("key", synonyms.CHOICES)
+def test_a_choice_known_from_elsewhere_is_ours(key: str) -> None:
+    for word, ours in synonyms.CHOICES[key].items():
+        assert OmegaConf.select(config.load([f"{key}={word}"]), key) == ours
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("data=MSRVTT", "data.name", "msrvtt"),
+        ("data=MSR-VTT", "data.name", "msrvtt"),
+        ("data.name=YouCook_2", "data.name", "youcook2"),
+        ("model=T-CARD", "model.name", "tcard"),
+        ("model=BiC-Net", "model.name", "bicnet"),
+        ("model=TCD", "model.name", "tcard"),
+        ("backbone=CLIP-ViT-B/32", "backbone.name", "clip_vit_b32"),
+        ("optim.name=AdamW", "optim.name", "adamw"),
+        ("trainer.precision=BF16", "trainer.precision", "bf16"),
+    ],
+)
+def test_case_and_punctuation_make_no_other_name(setting: str, key: str, value: str) -> None:
+    assert OmegaConf.select(config.load([setting]), key) == value
 
 
 def _schema_keys(schema: Any, prefix: str = "") -> set[str]:

@@ -44,7 +44,6 @@ ODD = (
         "\x85",
         "\x7f",
         "\ufeffa",
-        "caf\udce9",
         "\r",
         "x" * 300,
         "a b " * 60,
@@ -52,7 +51,9 @@ ODD = (
         "$HOME",
     ),
 )
-texts = st.sampled_from(ODD) | st.text(st.characters(exclude_characters="\0\n"), max_size=20)
+texts = st.sampled_from(ODD) | st.text(
+    st.characters(exclude_characters="\0\n", exclude_categories=("Cs",)), max_size=20
+)
 
 
 def _text_keys() -> list[tuple[str, str]]:

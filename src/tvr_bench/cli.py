@@ -5,71 +5,20 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tvr_bench import config
+from tvr_bench import config, early, examples, model_folder
 from tvr_bench.errors import UserError, nearest
+from tvr_bench.files import check_file
 from tvr_bench.paper_track import notes
 from tvr_bench.transfer import settings_of_command
+from tvr_bench.values import whole
 
 _SETTINGS = "key=value settings; `tvr-bench config` shows every key with its default and unit"
-_BENCH_EXAMPLES = """examples:
-  tvr-bench bench model=tcard                          T-CARD on the rendered data set SignVid
-  tvr-bench bench model=tcard ocr.enabled=false        the same without reading scene text
-  tvr-bench bench model=tcard data=csv data.file=my.csv        your own videos
-  tvr-bench bench model=tcard optim.lr=3e-4 trainer.devices=2  other settings
-  tvr-bench bench --config runs/NAME/config.yaml       repeat a run
-  tvr-bench bench run.weights=runs/NAME data=csv data.file=my.csv    test its weights elsewhere
-  tvr-bench bench model=all                            every model in turn, a summary at the end
-"""
-_SWEEP_EXAMPLES = """examples:
-  tvr-bench sweep --list                           all sweeps
-  tvr-bench sweep cret/gees seeds=3                every cell with seeds 0, 1, 2; then the table
-  tvr-bench sweep cret/gees seeds=0,4 trainer.epochs=60     other seeds, other settings
-  tvr-bench sweep tcard/tau --jobs 2               two runs at a time, each with half the cores
-  tvr-bench sweep tcard/tau --dry-run              what would run, and what is done
-  tvr-bench sweep tcard/tau --report               table and figure of what is done
-"""
-_OCR_EXAMPLES = """examples:
-  tvr-bench ocr clip.mp4
-  tvr-bench ocr *.mp4 --json > windows.json
-  tvr-bench ocr clip.mp4 --engine easyocr ocr.windows=6
-"""
-_SCORE_EXAMPLES = """examples:
-  tvr-bench score sims.npy                   row i belongs to column i
-  tvr-bench score sims.npy --gold gold.npy   one column per row, or a boolean matrix
-  tvr-bench score sims.pt --json             a tensor of torch.save; .npz with one array as well
-"""
-_LEADERBOARD_EXAMPLES = """examples:
-  tvr-bench leaderboard
-  tvr-bench leaderboard run.root=/data/runs run.leaderboard=/data
-"""
-_DATA_EXAMPLES = """examples:
-  tvr-bench data check data=msrvtt data.root=/data/MSRVTT     is everything there, can it be read?
-  tvr-bench data check data=csv data.file=videos.csv --whole  decode every frame
-  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT model=tcard      fill the caches
-  tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT --shard 3/16     a part, for job arrays
-"""
-_EXPORT_EXAMPLES = """examples:
-  tvr-bench export runs/NAME models/NAME                  weights, settings, tokenizer, model card
-  tvr-bench export runs/NAME models/NAME --license apache-2.0
-"""
-_DOCTOR_EXAMPLES = """examples:
-  tvr-bench doctor                                        does the default run work here?
-  tvr-bench doctor model=cret track=paper                 does this one?
-  tvr-bench doctor data=msrvtt data.root=/data/MSRVTT     is the data set found?
-  tvr-bench doctor --json
-"""
-_LIST_EXAMPLES = """examples:
-  tvr-bench list
-"""
-_CONFIG_EXAMPLES = """examples:
-  tvr-bench config                            every key, resolved
-  tvr-bench config model=tcard data=csv       with a model's and a data set's own keys
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,18 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # whatever a file is called, its name can be printed
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+    words = _with_dashes(arguments)
     parser = build_parser()
     try:
-        if arguments and not arguments[0].startswith("-"):
-            _check_command(arguments[0])
-        options, rest = parser.parse_known_args(arguments)
+        if words and not words[0].startswith("-"):
+            _check_command(words[0])
+        options, rest = parser.parse_known_args(words)
         options.arguments = arguments
-        words = _settings_only(rest)
-        if words and not hasattr(options, "settings"):
-            raise UserError(
-                f"'{words[0]}' is one argument too many; see `tvr-bench COMMAND --help`"
-            )
-        options.settings = [*getattr(options, "settings", []), *words]
+        more = _settings_only(rest)
+        if more and not hasattr(options, "settings"):
+            raise UserError(f"'{more[0]}' is one argument too many; see `tvr-bench COMMAND --help`")
+        options.settings = [*getattr(options, "settings", []), *more]
         command: Callable[[argparse.Namespace], int] = options.run
         return command(options)
     except UserError as error:
@@ -106,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+_OPTION = re.compile(r"-h|--[a-z-]+")
 _COMMANDS = (
     *("bench", "sweep", "data", "ocr", "score", "leaderboard", "export", "doctor", "config"),
     "list",
@@ -118,53 +67,53 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, run: Callable[..., int], help: str, examples: str = "") -> _Parser:
+    def add(name: str, run: Callable[..., int], help: str, shown: str = "") -> _Parser:
         sub: _Parser = commands.add_parser(
             name,
             help=help,
             description=help,
-            epilog=examples,
+            epilog=shown,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(run=run)
         return sub
 
-    bench = add("bench", _bench, "train and test a model, and record the result", _BENCH_EXAMPLES)
+    bench = add("bench", _bench, "train and test a model, and record the result", examples.BENCH)
     bench.add_argument("--config", type=Path, help="YAML with settings, such as a run's own")
-    sweep = add("sweep", _sweep, "run an ablation table, and draw it", _SWEEP_EXAMPLES)
+    sweep = add("sweep", _sweep, "run an ablation table, and draw it", examples.SWEEP)
     sweep.add_argument("--seeds", metavar="N", help="number of seeds, or a list such as 0,4,7")
-    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time")
+    sweep.add_argument("--jobs", type=whole, default=1, metavar="N", help="runs at the same time")
     sweep.add_argument("--list", action="store_true", help="list the sweeps")
     sweep.add_argument("--dry-run", action="store_true", help="print the runs and their state")
     sweep.add_argument("--report", action="store_true", help="run nothing, only make the table")
-    data = add("data", _data, "check a data set, or fill its caches", _DATA_EXAMPLES)
+    data = add("data", _data, "check a data set, or fill its caches", examples.DATA)
     data.add_argument("action", choices=("check", "prepare"), help="check or prepare")
     data.add_argument("--out", type=Path, help="check: folder of manifest and ledger")
     data.add_argument("--whole", action="store_true", help="check: decode every frame")
     data.add_argument("--shard", metavar="I/N", help="prepare: part I of N, counted from 0")
-    ocr = add("ocr", _ocr, "print the scene text of any videos, window by window", _OCR_EXAMPLES)
+    ocr = add("ocr", _ocr, "print the scene text of any videos, window by window", examples.OCR)
     ocr.add_argument("videos", nargs="+", help="video files", metavar="VIDEO")
     ocr.set_defaults(settings=[])
     ocr.add_argument("--engine", help="rapidocr or easyocr")
     ocr.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    score = add("score", _score, "score a similarity matrix, both directions", _SCORE_EXAMPLES)
+    score = add("score", _score, "score a similarity matrix, both directions", examples.SCORE)
     score.add_argument(
         "sims", type=Path, help="file of NumPy or PyTorch, texts x videos", metavar="SIMS.npy"
     )
     score.add_argument("--gold", type=Path, help="file of the right answers")
     score.add_argument("--json", action="store_true", help="print JSON instead of a table")
     board = add(
-        "leaderboard", _leaderboard, "write the leaderboard from all records", _LEADERBOARD_EXAMPLES
+        "leaderboard", _leaderboard, "write the leaderboard from all records", examples.LEADERBOARD
     )
-    export = add("export", _export, "publish the model of a finished run", _EXPORT_EXAMPLES)
+    export = add("export", _export, "publish the model of a finished run", examples.EXPORT)
     export.add_argument("run_dir", type=Path, help="folder of a finished run", metavar="RUN")
     export.add_argument("folder", type=Path, help="new folder", metavar="FOLDER")
     export.add_argument("--license", metavar="ID", help="licence of the weights, for the card")
-    doctor = add("doctor", _doctor, "say what works here, and what is missing", _DOCTOR_EXAMPLES)
+    doctor = add("doctor", _doctor, "say what works here, and what is missing", examples.DOCTOR)
     doctor.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    show = add("config", _config, "print every key with its value", _CONFIG_EXAMPLES)
+    show = add("config", _config, "print every key with its value", examples.CONFIG)
     show.add_argument("--config", type=Path, help="YAML with settings")
-    add("list", _list, "list the models and data sets", _LIST_EXAMPLES)
+    add("list", _list, "list the models and data sets", examples.LIST)
     for sub in (bench, sweep, data, board, doctor, show):
         sub.add_argument("settings", nargs="*", default=[], help=_SETTINGS, metavar="key=value")
     return parser
@@ -181,6 +130,26 @@ def _check_command(name: str) -> None:
         raise UserError(f"there is no command '{name}'.{nearest(name, _COMMANDS)} Known: {known}")
 
 
+def _with_dashes(words: Sequence[str]) -> list[str]:
+    """Return the words with `./-clip.mp4` for the file `-clip.mp4`, which is no option.
+
+    After `--` no word is an option.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    found = [
+        f"./{word}" if word[:1] == "-" and not _OPTION.fullmatch(word) and _there(word) else word
+        for word in words[:end]
+    ]
+    return [*found, *(f"./{word}" if word[:1] == "-" else word for word in words[end + 1 :])]
+
+
+def _there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a name can be, or none at all
+        return False
+
+
 def _settings_only(rest: Sequence[str]) -> list[str]:
     for word in rest:
         if word.startswith("-"):
@@ -195,6 +164,7 @@ def _bench(options: argparse.Namespace) -> int:
 
         return bench_all(options.settings, options.config)
     cfg = settings_of_command(options.settings, options.config)
+    early.check(cfg)
     from tvr_bench.bench import bench
 
     bench(cfg, command=shlex.join(["tvr-bench", *options.arguments]))
@@ -226,6 +196,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _data(options: argparse.Namespace) -> int:
     cfg = settings_of_command(options.settings)
+    early.check_data(cfg)
     if options.action == "check":
         from tvr_bench.datamodules.check_view import check_data
 
@@ -245,6 +216,8 @@ def _ocr(options: argparse.Namespace) -> int:
     if options.engine:
         settings.append(f"ocr.engine={options.engine}")
     cfg = config.load(["model=tcard", "data=csv", *settings])
+    if not any(map(_there, videos)):
+        check_file(Path(videos[0]), "the path of a video")
     from tvr_bench.media.windows_view import show_windows
     from tvr_bench.settings import window_spec
 
@@ -252,7 +225,7 @@ def _ocr(options: argparse.Namespace) -> int:
 
 
 def _is_setting(word: str) -> bool:
-    return "=" in word and not Path(word).exists()
+    return "=" in word and not _there(word)
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -282,6 +255,9 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    if not options.run_dir.is_dir():
+        raise UserError(f"{options.run_dir} is no finished run: there is no such folder")
+    model_folder.find(options.run_dir)
     from tvr_bench.export import export_model
 
     export_model(options.run_dir, options.folder, options.license)

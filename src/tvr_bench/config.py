@@ -69,10 +69,9 @@ def load(overrides: Iterable[Setting] = (), file: Path | None = None) -> Config:
     the files of a model and a data set; `file` is a user's YAML. Raises UserError with the nearest
     valid name for an unknown key, and with the allowed values for an impossible one.
     """
-    check_utf8("--config ", str(file or ""))
-    user = _with_names(_flat(_read_yaml(file))) if file else {}
+    user = _with_names(flat(_read_yaml(file))) if file else {}
     given = _with_names(_given(overrides))
-    base = _flat(_read_yaml(CONFIG_ROOT / "base.yaml"))
+    base = flat(_read_yaml(CONFIG_ROOT / "base.yaml"))
     chosen = {kind: _choose(kind, given, user, base) for kind in _OWN}
     ours = _package(**chosen)
     papers = _paper_layers(ours.paper, chosen, user, given, base)
@@ -89,21 +88,24 @@ def load(overrides: Iterable[Setting] = (), file: Path | None = None) -> Config:
 
 def given(overrides: Iterable[Setting] = (), file: Path | None = None) -> Layer:
     """Return what a command says itself, by key: its file, and above that its words."""
-    user = _flat(_read_yaml(file)) if file else {}
+    user = flat(_read_yaml(file)) if file else {}
     return _expanded(_with_names({**user, **_given(overrides)}), Config.__dataclass_fields__)
 
 
 def keys_of_data(name: str) -> set[str]:
     """Return the keys of section `data` that a data set has."""
-    layers = (
-        _flat(_read_yaml(path)) for path in (CONFIG_ROOT / "base.yaml", path_of("data", name))
-    )
+    layers = (flat(_read_yaml(path)) for path in (CONFIG_ROOT / "base.yaml", path_of("data", name)))
     return {key for layer in layers for key in layer if key.startswith("data.")}
 
 
 def kinds(model: str, data: str) -> dict[str, Kind]:
     """Return what every key takes of a run of a model on a data set."""
     return _package(model, data).kinds
+
+
+def needs(data: str) -> dict[str, str]:
+    """Return the keys that a data set cannot be without, each with what to give."""
+    return dict(_read_yaml(path_of("data", data)).get("needs") or {})
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def _package(model: str, data: str) -> _Package:
         rules |= content.pop("rules", None) or {}
         types |= content.pop("types", None) or {}
         paper = content.pop("paper", None) or {}
-        content.pop("aliases", None)
-        layers.append(_flat(content))
+        for key in ("aliases", "needs"):
+            content.pop(key, None)
+        layers.append(flat(content))
     return _Package(layers, _kinds(layers, types), rules, paper)
 
 
@@ -158,6 +161,7 @@ def to_yaml(config: Config, without: Sequence[str] = ()) -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    check_utf8("--config ", str(path))
     return text_yaml.read(path, "configuration file", "seed: 1")
 
 
@@ -170,11 +174,12 @@ def _given(overrides: Iterable[Setting]) -> Layer:
                 raise UserError(f"'{one}' is not a setting; write key=value, such as optim.lr=3e-4")
             key, _, text = one.partition("=")
             one = (key, Plain(text))
-        given |= _with_names(_flat({one[0]: one[1]}))
+        given |= _with_names(flat({one[0]: one[1]}))
     return given
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Layer:
+def flat(node: Mapping[str, Any], prefix: str = "") -> Layer:
+    """Return nested settings as `section.key` -> value."""
     return dict(_leaves(node, prefix))
 
 
@@ -200,7 +205,7 @@ def _expanded(layer: Layer, sections: Iterable[str]) -> Layer:
     for key, raw in layer.items():
         if key in sections and isinstance(raw, Plain) and raw.startswith("{"):
             try:
-                found |= _flat({key: text_yaml.parse(raw)})
+                found |= flat({key: text_yaml.parse(raw)})
             except yaml.YAMLError as error:
                 reason = " ".join(str(error).split())
                 raise UserError(f"cannot read {key}={raw}: {reason}") from error
@@ -238,7 +243,7 @@ def _paper_layers(
     parts = [paper["towers"]] if wanted else []
     if track == "paper":
         parts += [paper.get("all"), paper.get(chosen["data"])]
-    return [_flat(part) for part in parts if part]
+    return [flat(part) for part in parts if part]
 
 
 def _kinds(layers: Sequence[Layer], types: Mapping[str, Any]) -> dict[str, Kind]:
@@ -275,12 +280,12 @@ def _check_keys(layer: Layer, known: Sequence[str]) -> None:
 def _meant(key: str, known: Sequence[str]) -> str:
     """Return the question whether another key was meant: `lr` is most likely `optim.lr`."""
     last = key.rpartition(".")[2]
-    namesakes = [k for k in known if k.rpartition(".")[2] == last]
-    if namesakes:
-        return nearest(key, namesakes, cutoff=0.0)
     elsewhere = synonyms.KEYS.get(last.lower(), "")
     if elsewhere in known:
         return nearest(elsewhere, [elsewhere])
+    namesakes = [k for k in known if k.rpartition(".")[2] == last]
+    if namesakes:
+        return nearest(key, namesakes, cutoff=0.0)
     return nearest(key, known)
 
 

@@ -25,6 +25,7 @@ from pytorch_lightning.strategies import Strategy
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from tvr_bench import early
 from tvr_bench.errors import UserError
 from tvr_bench.link import Link
 from tvr_bench.schema import Config
@@ -126,23 +127,11 @@ def _check(place: Place, per_node: int, cfg: Config) -> None:
 def check(cfg: Config) -> None:
     """Raise UserError where more devices are asked for than there are, or they cannot share."""
     wanted, found = cfg.trainer.devices, torch.cuda.device_count()
-    world = wanted * cfg.trainer.nodes
     if cfg.trainer.accelerator == "gpu" and found < wanted:
-        raise UserError(
-            f"trainer.devices={wanted} GPUs asked for and {found} found; lower it or set "
-            "trainer.accelerator=cpu"
-        )
+        raise early.few_gpus(wanted, found)
     if cfg.trainer.accelerator == "auto" and 0 < found < wanted:
         raise UserError(f"trainer.devices={wanted} asked for and {found} GPUs found; lower it")
-    if cfg.trainer.batch_size % world:
-        raise UserError(
-            f"a batch of {cfg.trainer.batch_size} cannot be shared evenly by {world} devices; "
-            f"set trainer.batch_size={cfg.trainer.batch_size // world * world or world}"
-        )
-    if cfg.trainer.strategy == "fsdp" and world == 1:
-        raise UserError(
-            "trainer.strategy=fsdp shares a model out and there is one device; leave it at auto"
-        )
+    early.check_sharing(cfg)
 
 
 def threads(cfg: Config) -> int:

@@ -24,6 +24,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # what some file systems say of a folder
 
 
+def check_file(path: Path, what: str) -> None:
+    """Raise UserError where there is no such file; `what` is what to give instead."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; give {what}")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` on success and vanishes on error.

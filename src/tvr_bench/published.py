@@ -7,14 +7,12 @@ model that it describes is held to the tensors that are there before any memory 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -22,19 +20,17 @@ from safetensors.torch import load_file
 from tvr_bench.config import load
 from tvr_bench.datamodules.tokens import load_tokenizer
 from tvr_bench.errors import UserError
+from tvr_bench.model_folder import CONFIG_FILE as CONFIG_FILE
+from tvr_bench.model_folder import TOKENIZER_FILE as TOKENIZER_FILE
+from tvr_bench.model_folder import WEIGHTS_FILE as WEIGHTS_FILE
+from tvr_bench.model_folder import find as find
+from tvr_bench.model_folder import read_config as read_config
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import towers
-from tvr_bench.plain_yaml import unusual
 from tvr_bench.registry import build_model
 from tvr_bench.schema import ELSEWHERE, PLACES, Config
 from tvr_bench.transfer import READING, check, on_data
 
-CONFIG_FILE = "config.yaml"
-TOKENIZER_FILE = "tokenizer.json"
-WEIGHTS_FILE = "model.safetensors"
-_FILES = {CONFIG_FILE: 100_000, TOKENIZER_FILE: 100_000_000, WEIGHTS_FILE: None}  # most bytes
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_MOST_LAYERS = 1_000
 _TYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool},
@@ -62,59 +58,6 @@ def load_model(
     fill(model, folder)
     _check_tokens(model, folder)
     return model.eval()
-
-
-def find(where: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of a trained model, downloaded where `where` is a name on the hub.
-
-    Raises UserError where there is none, or where one of its files is a link that leads out of it.
-    """
-    folder = Path(where)
-    if not folder.is_dir() and _HUB_NAME.fullmatch(str(where)) and not folder.parent.is_dir():
-        folder = _download(str(where), revision)
-    resolved = folder.resolve()
-    # the hub's cache has links to the files beside
-    top = resolved.parents[1] if resolved.parent.name == "snapshots" else resolved
-    for name, most in _FILES.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{where} is no finished run: it has no {name}; give a run's folder")
-        if most is not None and path.stat().st_size > most:
-            raise UserError(f"{path} is larger than {most:,} bytes; is it a model's?")
-    for path in (*(folder / name for name in _FILES), *(folder / towers.FOLDER).glob("*")):
-        if not path.resolve().is_relative_to(top):
-            raise UserError(f"{path} is a link that leads out of {where}; copy the file itself")
-    return folder
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = [*_FILES, f"{towers.FOLDER}/*.json"]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(
-            f"{name} is no folder, and not on the Hugging Face hub ({reason}); give a run's folder"
-        ) from error
-
-
-def read_config(folder: Path) -> Config:
-    """Return the settings of a trained model's folder; UserError for anything but plain YAML."""
-    path = folder / CONFIG_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-        reason = "it refers to something outside of it" if "${" in text else unusual(text)
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-    if reason:
-        raise UserError(f"{path} is not the configuration of a model ({reason}); export it again")
-    cfg = load(file=path)
-    for key, value in _leaves(_plain(cfg)):
-        if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:
-            raise UserError(f"{path} asks for {key}={value}; the most is {_MOST_LAYERS}")
-    return cfg
 
 
 def portable(cfg: Config) -> dict[str, Any]:

@@ -41,7 +41,7 @@ KEYS = {
     **dict.fromkeys(("cache_dir",), "paths.cache"),
     **dict.fromkeys(("data_path", "data_dir", "data_root"), "data.root"),
     **dict.fromkeys(("video_dir", "video_path", "features_path"), "data.videos"),
-    **dict.fromkeys(("csv", "csv_path"), "data.file"),
+    **dict.fromkeys(("csv_path", "csv_file"), "data.file"),
     **dict.fromkeys(("dataset", "datatype"), "data.name"),
 }
 # what a choice is called elsewhere -> ours, by key

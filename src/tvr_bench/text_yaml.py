@@ -7,7 +7,7 @@ is text, `Plain` where it has no quotes, and None where it is a plain `null`, `~
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ _LARGEST = 1_000_000  # bytes; a larger file is not a configuration
 _DEEPEST = 50  # a deeper text would end the parser's process
 _MOST = 10_000  # values; aliases can make a short text a tree without end
 _NULL = re.compile(r"~|null|Null|NULL|")
-_BYTES = re.compile(r"\\u[dD][c-fC-F]")  # of a file name that is not UTF-8, which libyaml refuses
 
 
 class Plain(str):
@@ -28,11 +27,10 @@ class Plain(str):
     __slots__ = ()
 
 
-class _Texts:
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Texts, lists and mappings; a key that stands twice is an error."""
 
     yaml_implicit_resolvers: Mapping[str, Any] = {}
-    construct_object: Callable[..., Any]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         """Return a mapping whose keys are texts."""
@@ -58,30 +56,20 @@ def _scalar(loader: Any, node: yaml.ScalarNode) -> str | None:
     return None if _NULL.fullmatch(value) else Plain(value)
 
 
-class _Loader(_Texts, yaml.SafeLoader):  # type: ignore[misc]
-    pass
-
-
-class _QuickLoader(_Texts, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    pass
-
-
 for _tag in ("str", "int", "float", "bool", "null", "timestamp"):
-    for _one in (_Loader, _QuickLoader):
-        _one.add_constructor(f"tag:yaml.org,2002:{_tag}", _scalar)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _scalar)
 
 
 def parse(text: str) -> Any:
     """Return what a YAML text holds; raises `yaml.YAMLError` where it is none."""
     text = str(text)  # libyaml wants no other class
-    loader = _Loader if _BYTES.search(text) else _QuickLoader
     depth = 0
-    for event in yaml.parse(text, Loader=loader):
+    for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise yaml.YAMLError(f"it is over the limit of {_DEEPEST} levels")
-    content = yaml.load(text, Loader=loader)
+    content = yaml.load(text, Loader=_Loader)
     rest, count = [content], 0
     while rest:
         one = rest.pop()

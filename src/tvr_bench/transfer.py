@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from tvr_bench import config
 from tvr_bench.config import Setting
 from tvr_bench.errors import UserError
+from tvr_bench.model_folder import find, read_config
 from tvr_bench.schema import ELSEWHERE, FILES, PLACES, Config, numbers
 
 READING = ("video", "text", "ocr", "backbone")  # sections that say how a model sees its input
@@ -34,8 +35,6 @@ def settings_of_command(overrides: Iterable[Setting] = (), file: Path | None = N
     where = config.given(asked, file).get("run.weights")
     if where in (None, "", "null", "~"):
         return config.load(asked, file)
-    from tvr_bench.published import find, read_config
-
     theirs = flat(read_config(find(where)))
     here = {
         key: value

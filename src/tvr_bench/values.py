@@ -152,6 +152,10 @@ def _holds(value: Any, rule: str | None) -> bool:
         return False
     if rule is None:
         return True
+    if "," in rule:
+        return all(_holds(value, part.strip()) for part in rule.split(","))
+    if rule == "whole from 1":
+        return bool(value < 1 or value == int(value))
     if ".." in rule:
         low, high = (float(part) for part in rule.split(".."))
         return bool(low <= value <= high)

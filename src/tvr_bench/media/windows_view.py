@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tvr_bench.errors import UserError
-from tvr_bench.files import json_text
+from tvr_bench.files import check_file, json_text
 from tvr_bench.media.captioner import read_windows
 from tvr_bench.media.ocr import create_engine
 from tvr_bench.media.windows import Window, WindowSpec
@@ -30,6 +30,7 @@ def show_windows(videos: Sequence[Path], spec: WindowSpec, *, as_json: bool = Fa
     read = []
     for path in videos:
         try:
+            check_file(path, "the path of a video")
             read.append((path, read_windows(path, spec, engine)))
         except UserError as error:
             print(error, file=sys.stderr)

@@ -19,8 +19,9 @@ from torch import nn
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
+from tvr_bench.model_folder import TOWERS
 
-FOLDER = "towers"
+FOLDER = TOWERS
 _LARGEST = 100_000  # bytes; a tower's file has less than one thousand
 _LARGEST_NUMBER, _MOST_LAYERS = 1_000_000, 1_000
 _ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "relu", "silu")
