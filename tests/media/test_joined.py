@@ -11,6 +11,7 @@ import pytest
 from make_clips import make_clip, slow_frames, x264
 
 from tvr_bench.media import marks
+from tvr_bench.media.joins import find_joins
 from tvr_bench.media.video import open_video, segment_centres
 
 OPEN_GOP = x264(12, 3, **{"open-gop": 1})
@@ -88,6 +89,20 @@ def test_a_clock_that_starts_again_in_matroska(tmp_path, codec):
         assert video.times == pytest.approx([n / 10 for n in range(36)])
         got = video.read(video.times)
     assert np.array_equal(got, np.stack([image for _, image in slow_frames(source)]))
+
+
+def mark(pts: int, key: bool = False) -> marks.Mark:
+    return marks.Mark(pts, pts, 1, key, False, True, False)
+
+
+@pytest.mark.parametrize("spoilt", [6, 7])
+@pytest.mark.parametrize("container", ["flv", "mpegts"])
+def test_one_spoilt_stamp_starts_no_recording(container, spoilt):
+    clock = [mark(10 * n, n % 6 == 0) for n in range(30)]
+    clock[spoilt] = mark(400, spoilt % 6 == 0)
+    assert find_joins(clock, container, 0.1) == []
+    again = [mark(10 * n, n % 6 == 0) for n in range(30)]
+    assert [j.position for j in find_joins(clock + again, container, 0.1)] == [30]
 
 
 def test_frames_of_one_stamp_start_no_recording(tmp_path):

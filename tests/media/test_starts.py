@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from make_clips import make_clip, slow_frames, x264
+from make_clips import make_clip, rewrap, slow_frames, x264
 
 from tvr_bench.media.video import VideoError, open_video, probe
 
@@ -81,3 +81,14 @@ def test_pictures_made_from_nothing_are_named(tmp_path, codec):
     path = without_start(whole, tmp_path / "cut.mkv", 5)
     with pytest.raises(VideoError, match="starts between key frames, and 7 pictures"):
         probe(path)
+
+
+@pytest.mark.parametrize("lost", [4, 8, 9, 13])
+def test_a_lost_packet_leaves_every_frame_as_a_plain_decode_has_it(tmp_path, lost):
+    """A decoder makes up what is missing, from pictures that may not be left out then."""
+    whole = make_clip(tmp_path / "a.mkv", options=x264(12, 3))
+    path = rewrap(whole, tmp_path / "b.mkv", lambda i, data: None if i == lost else data)
+    slow = slow_frames(path)
+    with open_video(path) as video:
+        alone = [video.read([t])[0] for t in video.times]
+    assert np.array_equal(alone, np.stack([image for _, image in slow]))

@@ -7,11 +7,14 @@ from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from tvr_bench.media.demux import unreadable
 from tvr_bench.media.marks import Mark
+
+_SKIPS = 1.6  # usual steps; two fields and three fields take turns in film shown at 30 per second
 
 
 def time_base_of(stream: VideoStream) -> Fraction:
@@ -58,6 +61,15 @@ def last_length(marks: list[Mark], ticks: list[int], stream: VideoStream) -> int
         return max(1, round((ticks[-1] - ticks[0]) / (len(ticks) - 1)))
     rate = stream.average_rate
     return max(1, round(1 / (rate * time_base_of(stream)))) if rate else 1
+
+
+def holes_of(stamps: list[int]) -> list[int]:
+    """Return those of the ascending `stamps` after which more than a usual step passes."""
+    steps = np.diff(np.asarray(stamps, np.int64))
+    if not len(steps):
+        return []
+    usual = np.sort(steps)[len(steps) // 2]  # the median, in a tenth of its time
+    return [stamps[i] for i in np.flatnonzero(steps > _SKIPS * usual)]
 
 
 def apart(ticks: list[int], end: int) -> tuple[list[int], int]:

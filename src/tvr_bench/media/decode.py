@@ -83,7 +83,9 @@ class Decoder:
         """
         try:
             trusted = run.start.position == self._index.feed[0]
-            for number, frame in self._decode(run, skip=self._codec.name in _CAN_SKIP):
+            # where a packet is missing the decoder makes one up from whatever it decoded last
+            skip = self._codec.name in _CAN_SKIP and self._index.is_gapless(run.start, run.last)
+            for number, frame in self._decode(run, skip):
                 if frame.pts == run.start.pts:
                     trusted = trusted or (frame.key_frame and frame.pict_type == PictureType.I)
                 if number is not None and trusted:

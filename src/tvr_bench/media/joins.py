@@ -64,7 +64,14 @@ def _by_decode_time(marks: list[Mark], time_base: float, jumps: bool) -> list[in
     usual = median(s for _, s in steps if s > 0) if any(s > 0 for _, s in steps) else 0
     far = max(_FORWARD_S / time_base, _FORWARD_STEPS * usual)
     back = -_BACK_S / time_base
-    return [i for i, s in steps if s < back or (marks[i].key and (s < 0 or (jumps and s > far)))]
+    starts = []
+    for n, (i, step) in enumerate(steps):
+        ahead = jumps and step > far and marks[i].key
+        # one spoilt stamp jumps ahead and is followed by a step back to where the clock was
+        again = step < back or (step < 0 and marks[i].key)
+        if ahead or (again and (n == 0 or step + steps[n - 1][1] <= 0)):
+            starts.append(i)
+    return starts
 
 
 def _by_key_frames(marks: list[Mark], back: float) -> list[int]:

@@ -20,7 +20,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from tvr_bench.media.clock import apart, has_clock, last_length, plain_clock, time_base_of
+from tvr_bench.media.clock import apart, has_clock, holes_of, last_length, plain_clock, time_base_of
 from tvr_bench.media.demux import open_stream, unreadable
 from tvr_bench.media.ending import certain_count, lacks_end_mark, without_broken_tail
 from tvr_bench.media.head import begins_with_invented, is_clean, without_lost_head
@@ -78,7 +78,8 @@ class PacketIndex:
     `ticks` (units of `time_base`) has one entry per frame, each above the one before, 0 for the
     first; `end` is the tick at which the last one goes. `feed` is the packets a decoder may be
     given, ascending, `keys` those to start at, `partial` those that show no frame of their own,
-    `broken` those that the container knows to be not whole.
+    `broken` those that the container knows to be not whole. `holes` are the stamps of the frames
+    after which the clock skips a step, as it does where a packet was lost.
     `frames` is None where the container's clock cannot be trusted: there the order in which a
     decoder hands out the frames of the whole stream is the only truth.
     """
@@ -92,6 +93,7 @@ class PacketIndex:
     keys: list[IndexedFrame]
     partial: frozenset[int]
     broken: frozenset[int]
+    holes: list[int]
     source: PacketSource
 
     @property
@@ -110,6 +112,14 @@ class PacketIndex:
         while at > 0 and self.keys[at].pts > frame.pts:  # shown before its key frame: an open GOP
             at -= 1
         return self.keys[at]
+
+    def is_gapless(self, start: IndexedFrame, last: int) -> bool:
+        """Say whether no packet is missing from `start` to the group of pictures of `last`."""
+        at = bisect_right(self.keys, last, key=lambda k: k.position)
+        first = bisect_left(self.holes, start.pts)
+        return first == len(self.holes) or (
+            at < len(self.keys) and self.holes[first] >= self.keys[at].pts
+        )
 
     def packets(self, first: int, last: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """Yield the packets to feed from position `first` to `last`, with their positions.
@@ -155,6 +165,7 @@ def index_packets(path: Path, container: InputContainer, stream: VideoStream) ->
         keys=_keys(marks, feed),
         partial=frozenset(i for i in feed if not marks[i].shown),
         broken=frozenset(i for i in feed if marks[i].corrupt),
+        holes=holes_of([f.pts for f in frames or ()]),
         source=source,
     )
 
