@@ -5,22 +5,26 @@ N texts, M videos, F frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.evaluation.candidates import in_order
 from tvr_bench.evaluation.evaluate import EvaluationResult
+from tvr_bench.leaderboard.result import sample_queries
 from tvr_bench.leaderboard.strips import Hit, QueryStrip, draw_retrieval
 from tvr_bench.media.video import VideoError, probe, read_frames, segment_centres
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.report import SPLIT, as_scored
 
 _PICTURE = "retrieval.png"
+_KEPT = 10  # videos of a query that a record keeps
 _QUERIES, _HITS, _STRIP_FRAMES, _STRIP_SIZE = 4, 5, 6, (120, 168)
 
 
@@ -35,12 +39,7 @@ def draw_picture(
     rows = {key: value[chosen] for key, value in text.items()}
     with torch.inference_mode():
         parts = model.score_parts(rows, video)
-        scores = model.similarity(rows, video).float().cpu()
-        first = scores
-        if result.stages is not None:
-            recall: Any = model.recall_embedding
-            first = (recall(rows) @ recall(video).mT).float().cpu()
-    order = in_order(first, scores, result.stages.k if result.stages else 0)
+    order, scores = ranked(model, result, chosen)
     strips = []
     for row, query in enumerate(chosen):
         best = order[row, :_HITS].tolist()
@@ -61,6 +60,38 @@ def draw_picture(
     title = f"{model.cfg.model.name} on {model.cfg.data.name}, {len(split.clips)} videos"
     draw_retrieval(path, strips, title)
     return path
+
+
+def found_first(
+    model: RetrievalModule, data: VideoTextDataModule, result: EvaluationResult
+) -> dict[str, list[str]]:
+    """Return by query id, of the queries that a record keeps, the ids of the first ten videos."""
+    split = data.split(SPLIT)
+    clips = [split.clips[i].id for i in data.items(SPLIT).readable]
+    places = {query.id: i for i, query in enumerate(split.queries)}
+    sample = [query.id for query in sample_queries(split.queries)]
+    order, _ = ranked(model, result, [places[query] for query in sample])
+    return {
+        query: [clips[i] for i in best]
+        for query, best in zip(sample, order[:, :_KEPT].tolist(), strict=True)
+    }
+
+
+def ranked(
+    model: RetrievalModule, result: EvaluationResult, queries: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Return the order of the readable videos for some queries, and their scores, both [Q, V].
+
+    It is that of the test: in two stages the candidates come first.
+    """
+    text, video = as_scored(model, result.text), as_scored(model, result.video)
+    rows = {key: value[list(queries)] for key, value in text.items()}
+    with torch.inference_mode():
+        scores = first = model.similarity(rows, video).float().cpu()
+        if result.stages is not None:
+            recall: Any = model.recall_embedding
+            first = (recall(rows) @ recall(video).mT).float().cpu()
+    return in_order(first, scores, result.stages.k if result.stages else 0), scores
 
 
 def choose_queries(data: VideoTextDataModule, result: EvaluationResult) -> list[int]:

@@ -79,7 +79,7 @@ def test_hostile_text_becomes_no_markup(page: Path) -> None:
     assert seen.tags["script"] == seen.tags["style"] == 1
     assert not {"img", "iframe", "object", "embed", "base", "form", "link"} & set(seen.tags)
     assert not [name for name in seen.attributes if name.startswith("on") or name == "style"]
-    assert all(link.startswith("#") for link in seen.links)
+    assert not [link for link in seen.links if re.match(r"[^/#?]*:|//", link)], "none leads away"
     assert len(seen.ids) == len(set(seen.ids))
     assert text.count("&lt;script&gt;window.hacked") > 10  # model, captions, broken run
 

@@ -1,10 +1,14 @@
-"""What the groups of a page are called, and what is said of a test that is too small."""
+"""What a page shows: titles, warnings, links, what was found, and papers only where they belong."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from leaderboard.fake_runs import make_split, write_run
+from leaderboard.fake_runs import SKILLS, evaluate, make_split, write_run
+from tvr_bench.leaderboard.chart import Chart, Label, Mark, place_labels
+from tvr_bench.leaderboard.record import load_ranks, load_record, save_record
+from tvr_bench.leaderboard.result import ranks_of
 from tvr_bench.leaderboard.table import build_leaderboard
 
 
@@ -44,3 +48,44 @@ def test_a_test_of_few_queries_is_warned_of(tmp_path: Path) -> None:
     assert "**16 queries are too few" in found.markdown.read_text()
     _csv(tmp_path, "a", "few.csv", "a", clips=64)
     assert "too few" not in build_leaderboard(tmp_path, tmp_path / "out").html.read_text()
+
+
+def test_only_papers_of_data_on_the_board_are_open(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", data__name="msvd", data__variant="")
+    page = build_leaderboard(tmp_path, tmp_path / "out").html.read_text()
+    summaries = re.findall(r"<details( open)?>\s*<summary>(\w+)</summary>", page)
+    assert ("", "msrvtt") in summaries and (" open", "msvd") in summaries
+    assert [name for state, name in summaries if state] == ["msvd"]
+
+
+def test_rows_link_to_their_run_and_guessing_has_a_row(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs", "a", split=make_split(64))
+    (folder / "retrieval.png").write_bytes(b"png")
+    found = build_leaderboard(tmp_path / "runs", tmp_path)
+    page = found.html.read_text()
+    for address in re.findall(r'<td[^>]*>.*?<a href="([^"]+)"', page):
+        assert (tmp_path / address).exists()
+    for address in ("runs/a/", "runs/a/record.json", "runs/a/retrieval.png"):
+        assert f'<a href="{address}">' in page
+    chance = page.partition("<tfoot>")[2].partition("</tfoot>")[0]
+    assert "chance" in chance and "<bdi>1.6</bdi>" in chance and "<bdi>32.5</bdi>" in chance
+    assert "links" not in found.csv.read_text().splitlines()[0]
+
+
+def test_a_few_queries_show_what_was_found_instead(tmp_path: Path) -> None:
+    split = make_split(64)
+    run = write_run(tmp_path, "a", strength=-3.0, split=split)
+    record, arrays = load_record(run), load_ranks(load_record(run), run)
+    found = {query.id: ["v7", "v3"] for query in split.queries}
+    kept = ranks_of(evaluate(split, dict.fromkeys(SKILLS, -3.0), 0), split, None, found)
+    assert kept["sample_found_ids"][0] == "v7\nv3"
+    more = {name: kept[name] for name in ("sample_found_ids", "sample_found_texts")}
+    save_record(record, run, {**arrays, **more})
+    page = build_leaderboard(tmp_path, tmp_path / "out").html.read_text()
+    assert f"found: {split.queries[7].text}" in page
+
+
+def test_every_point_has_its_label() -> None:
+    chart = Chart("t", "x", "y", [], [])
+    marks = [Mark(300.0, 200.0, None, None, 0, "m", Label(0, 0, f"a model {i}")) for i in range(40)]
+    assert all(mark.label is not None for mark in place_labels(marks, chart))

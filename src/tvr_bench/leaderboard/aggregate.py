@@ -163,6 +163,7 @@ def system_row(system: System) -> Row:
     row: Row = {
         "kind": "measured",
         **identity(run),
+        "folders": [run.path for run in system.runs],
         "two_stage": record.protocol.two_stage,
         "seeds": len(records),
         "seed_list": " ".join(str(r.run.seed) for r in records),

@@ -18,6 +18,7 @@ _AROUND = (
     *((11.0, 17.0, "start"), (-11.0, 17.0, "end"), (11.0, -22.0, "start"), (-11.0, -22.0, "end")),
     *((11.0, 30.0, "start"), (-11.0, 30.0, "end")),
 )
+_GRID = (12, 7)  # pixels between places that are tried further away
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -60,6 +61,13 @@ class Mark:
     style: int
     title: str
     label: Label | None = None
+
+    @property
+    def leader(self) -> bool:
+        """Whether a line must lead from it to its label, which lies elsewhere."""
+        if self.label is None:
+            return False
+        return abs(self.label.x - self.x) > 12 or abs(self.label.y - self.y) > 31
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ def whole_ticks(values: Sequence[int], x: Scale) -> list[Tick]:
 
 
 def place_labels(marks: Sequence[Mark], chart: Chart) -> list[Mark]:
-    """Give each mark its label where it covers nothing, or none where there is no such place."""
+    """Give each mark its label at the nearest place where it covers nothing, or least of all."""
     taken = [(m.x - 7, m.y - 7, m.x + 7, m.y + 7) for m in marks]
     taken += [
         (m.x - 2, m.high, m.x + 2, m.low) for m in marks if m.low is not None and m.high is not None
@@ -192,14 +200,25 @@ def place_labels(marks: Sequence[Mark], chart: Chart) -> list[Mark]:
 def _free_place(mark: Mark, chart: Chart, taken: Sequence[Box]) -> Label | None:
     if mark.label is None:
         return None
-    for dx, dy, anchor in _AROUND:
-        label = Label(mark.x + dx, mark.y + dy, mark.label.text, anchor)
-        left, top, right, bottom = label.box
-        across = left >= chart.left + 2 and right <= chart.right
-        along = top >= chart.top - 8 and bottom <= chart.bottom - 2
-        if across and along and not any(_meet(label.box, other) for other in taken):
+    near = [Label(mark.x + dx, mark.y + dy, mark.label.text, side) for dx, dy, side in _AROUND]
+    far = [
+        Label(float(x), float(y), mark.label.text)
+        for x in range(int(chart.left) + 4, int(chart.right), _GRID[0])
+        for y in range(int(chart.top) + 8, int(chart.bottom), _GRID[1])
+    ]
+    far.sort(key=lambda label: (label.x - mark.x) ** 2 + (label.y - mark.y) ** 2)
+    inside = [label for label in (*near, *far) if _inside(label, chart)]
+    for label in inside:
+        if not any(_meet(label.box, other) for other in taken):
             return label
-    return None
+    covered = [sum(_meet(label.box, other) for other in taken) for label in inside]
+    return inside[covered.index(min(covered))] if inside else None
+
+
+def _inside(label: Label, chart: Chart) -> bool:
+    left, top, right, bottom = label.box
+    across = left >= chart.left + 2 and right <= chart.right
+    return across and top >= chart.top - 8 and bottom <= chart.bottom - 2
 
 
 def _meet(a: Box, b: Box) -> bool:

@@ -61,7 +61,7 @@ def render_html(board: Board) -> str:
             for group, title in zip(board.groups, titles(board.groups), strict=True)
         ],
         stages=_stages(board.curves, styles),
-        reported=_reported(board.reported),
+        reported=_reported(board.reported, {group.rows[0]["data"] for group in board.groups}),
         warnings=[shorten(warning, 400) for warning in board.warnings],
     )
 
@@ -115,16 +115,21 @@ def _where(rows: Sequence[Row]) -> str:
     return "Times are of different machines and compare only within one."
 
 
-def _reported(results: Sequence[Reported]) -> dict[str, Any] | None:
+def _reported(results: Sequence[Reported], board: set[str]) -> dict[str, Any] | None:
+    """Return the papers' results by data set, open for those of the `board`; others' come last."""
     if not results:
         return None
-    own = [one for one in results if one.result.role != "baseline"]
-    others = [one for one in results if one.result.role == "baseline"]
+    by_data: dict[str, list[Reported]] = {}
+    for one in sorted(results, key=lambda one: one.result.role == "baseline"):
+        by_data.setdefault(one.result.data, []).append(one)
+    tables = [
+        {"open": data in board, "table": reported_table(mine, data)}
+        for data, mine in by_data.items()
+    ]
     papers = list({one.paper.title: one.paper for one in results}.values())
     return {
         "papers": papers,
-        "own": reported_table(own, "The papers' own systems"),
-        "others": reported_table(others, "Other systems, as these papers have them"),
+        "tables": tables,
     }
 
 

@@ -18,7 +18,7 @@ _LONGEST = 160  # letters of a name or a note that are shown
 class Cell:
     """A text with what sorts it (empty: last), a smaller text beside it and a line beneath it.
 
-    `style` is a model's colour, `kind` one of the page's classes.
+    `style` is a model's colour, `kind` one of the page's classes, `links` texts with addresses.
     """
 
     text: str
@@ -27,6 +27,7 @@ class Cell:
     beneath: str = ""
     kind: str = "number"
     style: int | None = None
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption."""
+    """A table with a caption, and a last line that is not sorted with the others."""
 
     caption: str
     columns: list[Column]
     rows: list[list[Cell]]
+    last: list[Cell] | None = None
+
+    @property
+    def sticky(self) -> int:
+        """The column that stays in sight: the first that names something."""
+        return next((i for i, one in enumerate(self.columns) if "text" in one.kind), 0)
 
     @property
     def spread(self) -> list[bool]:

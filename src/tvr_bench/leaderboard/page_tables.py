@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvr_bench.leaderboard.board import StageCurve
@@ -42,7 +43,22 @@ def quality_table(rows: Sequence[Row], styles: Mapping[str, int]) -> Table:
             columns.append(Column(metric, cell, group, _HELP.get(metric, ""), falling, kind))
     columns.append(Column("RSum", with_sd("RSum"), "", _HELP["RSum"], True))
     columns.append(Column("lead over the next", _lead, "", _HELP["lead"], True, "lead"))
-    return _table("Quality", columns, rows)
+    table = _table("Quality", columns, rows)
+    return replace(table, last=[column.cell(chance_row(rows[0])) for column in columns])
+
+
+def chance_row(first: Row) -> Row:
+    """Return what guessing reaches, text to video, and the other way where it is known there too.
+
+    That is where every video has one text.
+    """
+    clips, queries = first["clips"], first["queries"]
+    row: Row = {"rank": None, "model": "chance", "backbone": "", "ocr": "", "settings": ""}
+    for direction in ("t2v", "v2t") if clips == queries else ("t2v",):
+        recalls = {f"R@{k}": 100 * min(1.0, k / max(clips, 1)) for k in (1, 5, 10, 50)}
+        values = {**recalls, "MdR": (clips + 1) / 2, "MnR": (clips + 1) / 2}
+        row |= {f"{direction}_{name}": value for name, value in values.items()}
+    return row
 
 
 def skill_table(rows: Sequence[Row], styles: Mapping[str, int]) -> Table | None:
@@ -95,7 +111,7 @@ def origin_table(rows: Sequence[Row], styles: Mapping[str, int]) -> Table:
         Column("left aside", number("repeats", 0), "", _HELP["repeats"]),
         Column("commit", _commit, kind="text"),
         Column("latest", lambda row: text_cell(row["date"][:10]), kind="text"),
-        Column("runs", lambda row: text_cell(row["run_ids"], "text small"), kind="text"),
+        Column("runs", _runs, kind="text"),
     ]
     return _table("Runs behind the rows", columns, rows)
 
@@ -132,11 +148,13 @@ def sample_table(samples: Sequence[Sample], rows: Sequence[Row]) -> Table | None
         Column("caption", lambda row: text_cell(row["text"], "text caption"), kind="text"),
         Column("skill", lambda row: text_cell(row["skill"]), kind="text"),
         *(
-            Column(name, _rank(i), "rank of the right video, median over seeds", kind="number name")
+            Column(name, _rank(i), _HELP["found"], kind="number name")
             for i, name in enumerate(names)
         ),
     ]
-    found = [{"text": s.text, "skill": s.skill, "ranks": s.ranks} for s in samples]
+    found = [
+        {"text": s.text, "skill": s.skill, "ranks": s.ranks, "found": s.found} for s in samples
+    ]
     return _table("A few queries", columns, found)
 
 
@@ -164,10 +182,10 @@ def _table(caption: str, columns: list[Column], rows: Sequence[Row]) -> Table:
 
 def _identity(styles: Mapping[str, int]) -> list[Column]:
     def model(row: Row) -> Cell:
-        ocr = "no OCR" if row["ocr"] == "none" else f"OCR {row['ocr']}"
+        ocr = {"none": "no OCR", "": ""}.get(row["ocr"], f"OCR {row['ocr']}")
         parts = [shorten(part) for part in (row["backbone"], ocr, row["settings"]) if part]
         name = shorten(row["model"], 80)
-        return Cell(name, name, "", " · ".join(parts), "text model", styles[row["model"]])
+        return Cell(name, name, "", " · ".join(parts), "text model", styles.get(row["model"]))
 
     what = "the model, its backbone, who reads the scene text, and settings that are not the usual"
     return [
@@ -196,10 +214,18 @@ def _commit(row: Row) -> Cell:
     return text_cell(f"{text}, changed" if row["dirty"] else text)
 
 
+def _runs(row: Row) -> Cell:
+    links = row.get("links") or ()
+    return Cell("" if links else row["run_ids"], row["run_ids"], kind="text small", links=links)
+
+
 def _rank(place: int) -> Callable[[Row], Cell]:
     def cell(row: Row) -> Cell:
         rank = row["ranks"][place]
-        return Cell(NONE) if rank is None else Cell(f"{rank:g}", repr(float(rank)))
+        if rank is None:
+            return Cell(NONE)
+        best = shorten(row["found"][place], 90) if rank > 1 else ""
+        return Cell(f"{rank:g}", repr(float(rank)), "", best and f"found: {best}", "found")
 
     return cell
 
@@ -230,6 +256,7 @@ def _flags(row: Row) -> Cell:
 
 
 _HELP = {
+    "found": "rank of the right video (median over seeds), and what came first instead",
     "R@1": "recall at 1 in percent, ± standard deviation over seeds; below: 95 % interval",
     "R@5": "recall at 5 in percent",
     "R@10": "recall at 10 in percent",

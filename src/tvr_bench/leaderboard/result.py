@@ -36,17 +36,23 @@ def metrics_of(result: EvaluationResult) -> Metrics:
 
 
 def ranks_of(
-    result: EvaluationResult, split: Split, units: Mapping[str, str] | None = None
+    result: EvaluationResult,
+    split: Split,
+    units: Mapping[str, str] | None = None,
+    found: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the per-query ranks of `result` as arrays for `save_record`, one row per query.
 
     `query_ids` name the rows of `t2v_*`, `clip_ids` those of `v2t_*` and `in_group_ids` those of
     `in_group_*`; `ahead`, `tied`, `gold`, `items` and `nan` are those of `Ranks`, so every metric
     can be made again, ties included. `query_clip_ids` and `query_skills` are each query's clip
-    and skill, `*_units` what each shares its luck with (by clip id, else
-    its clip), `sample_ids` and `sample_texts` a few captions, the same for every run on `split`.
+    and skill, `*_units` what each shares its luck with (by clip id, else its clip), `sample_ids`
+    and `sample_texts` a few captions, the same for every run on `split`; of these
+    `sample_found_ids` has the first videos that were `found`, a line each, and `sample_found_texts`
+    a caption of the first.
     """
     sample, units = sample_queries(split.queries), units or {}
+    first = {query.clip_id: query.text for query in reversed(split.queries)}
     texts = {
         "query_ids": result.query_ids,
         "query_clip_ids": [query.clip_id for query in split.queries],
@@ -58,6 +64,10 @@ def ranks_of(
         "sample_ids": [query.id for query in sample],
         "sample_texts": [query.text[:_LONGEST_TEXT] for query in sample],
     }
+    if found:
+        texts["sample_found_ids"] = ["\n".join(found[query.id]) for query in sample]
+        best = [first.get(found[query.id][0], "") for query in sample]
+        texts["sample_found_texts"] = [text[:_LONGEST_TEXT] for text in best]
     arrays = {name: np.array(values, dtype=np.str_) for name, values in texts.items()}
     for name in ("t2v", "v2t", "in_group"):
         ranks = getattr(result, f"{name}_ranks")

@@ -38,13 +38,15 @@ NOT_TESTED = "not tested"
 class Sample:
     """One query to look at: its caption, its skill and its rank in each system, None where unknown.
 
-    A rank is the median over a system's seeds.
+    A rank is the median over a system's seeds; `found` is a caption of the video that its latest
+    seed put first, "" where that is not kept.
     """
 
     id: str
     text: str
     skill: str
     ranks: tuple[float | None, ...]
+    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,14 @@ def _samples(arrays: Arrays, ranks: Sequence[QueryValues]) -> dict[str, Sample]:
     if any(name not in arrays for name in names):
         return {}
     ids, texts, skills = (arrays[name].tolist() for name in names)
+    first = arrays.get("sample_found_texts", np.array([""] * len(ids))).tolist()
     places = [{query: i for i, query in enumerate(part.ids.tolist())} for part in ranks]
     samples = {}
-    for query, text in zip(ids, texts, strict=False):
+    for query, text, best in zip(ids, texts, first, strict=False):
         if query in places[-1] and all(query in place for place in places):
             mine = [part.values[place[query]] for part, place in zip(ranks, places, strict=True)]
             skill = str(skills[places[-1][query]]) if places[-1][query] < len(skills) else ""
-            samples[query] = Sample(query, text, skill, (float(np.median(mine)),))
+            samples[query] = Sample(query, text, skill, (float(np.median(mine)),), (best,))
     return samples
 
 
@@ -209,6 +212,10 @@ def _compared(stats: Sequence[QueryStats | None]) -> list[Sample]:
             sample,
             ranks=tuple(
                 system.samples[key].ranks[0] if system and key in system.samples else None
+                for system in stats
+            ),
+            found=tuple(
+                system.samples[key].found[0] if system and key in system.samples else ""
                 for system in stats
             ),
         )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -34,6 +35,7 @@ from tvr_bench.leaderboard.record import RECORD_FILE, STANDARD_METRICS, Efficien
 from tvr_bench.leaderboard.reported import read_reported, reported_row
 from tvr_bench.leaderboard.run_settings import settings_in
 
+PICTURE_FILE = "retrieval.png"
 _PLACE = ("group", "data", "variant", "title", "annotations", "split", "protocol")
 _NAME = ("model", "backbone", "ocr", "settings", "system")
 _METRICS = tuple(f"{d}_{name}" for d in DIRECTIONS for name in STANDARD_METRICS)
@@ -86,6 +88,8 @@ def build_leaderboard(runs_root: Path, out_dir: Path) -> LeaderboardPaths:
         runs, warnings = read_runs(runs_root)
         systems = systems_of(runs)
         groups, faults = rank_groups(systems)
+        for row in (row for group in groups for row in group.rows):
+            row["links"] = _links(row.pop("folders"), out_dir)
         warnings += faults
         board = Board(groups, len(runs), stage_curves(groups, systems), read_reported(), warnings)
         pages = {
@@ -139,7 +143,8 @@ def read_runs(runs_root: Path) -> tuple[list[Run], list[str]]:
 
 def board_rows(board: Board) -> list[Row]:
     """Return the systems group by group, best first, then what the papers report."""
-    measured = [row for group in board.groups for row in group.rows]
+    rows = [row for group in board.groups for row in group.rows]
+    measured = [{key: value for key, value in row.items() if key != "links"} for row in rows]
     return [*measured, *(reported_row(result) for result in board.reported)]
 
 
@@ -179,6 +184,17 @@ def rows_to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     more = sorted({name for row in rows for name in row} - set(columns))
     frame = pd.DataFrame(list(rows), columns=[*columns, *more], dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _links(folders: Sequence[Path], out_dir: Path) -> tuple[tuple[str, str], ...]:
+    """Return (text, address) of each run's folder, record and picture, as seen from the page."""
+    found = []
+    for folder in folders:
+        place = quote(os.fsencode(os.path.relpath(folder, out_dir)))
+        found += [(folder.name, f"{place}/"), ("record", f"{place}/{RECORD_FILE}")]
+        if (folder / PICTURE_FILE).is_file():
+            found.append(("picture", f"{place}/{PICTURE_FILE}"))
+    return tuple(found)
 
 
 def _record_files(root: Path) -> Iterator[Path]:
