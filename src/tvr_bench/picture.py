@@ -123,9 +123,10 @@ def _hit(
 def _strip_frames(clip: Clip, data: VideoTextDataModule) -> np.ndarray:
     """Return a few frames at a size to look at, from the file itself."""
     try:
-        info = probe(clip.path)
+        limit = data.cfg.video.max_pixels
+        info = probe(clip.path, limit)
         times = segment_centres(info.duration, _STRIP_FRAMES, clip.start, clip.end)
-        return read_frames(clip.path, times, _fit(info.width, info.height))
+        return read_frames(clip.path, times, _fit(info.width, info.height), max_pixels=limit)
     except VideoError:  # gone or damaged since it was cached: the cached frames show the same
         return data.items(SPLIT).frames.get(clip.id)[0]
 

@@ -43,6 +43,7 @@ MACHINE = {
     "threads": "order of summation, within rounding; the record's environment has it",
     "log_every": "lines of a log",
     "timeout": "when a run or a clip is given up; clips that were are in the record",
+    "max_pixels": "when a clip is given up; clips that were are in the record",
     "checkpoint_every": "a resumed run equals an uninterrupted one",
     "keep_checkpoints": "what is removed when the record is written",
     "max_skipped": "when a run is given up; one that ends skipped what it would have skipped",
@@ -93,6 +94,7 @@ class VideoConfig:
     crop: str = MISSING
     codec: str = MISSING
     timeout: float = MISSING
+    max_pixels: int = MISSING
 
 
 @dataclass

@@ -21,6 +21,7 @@ def frame_spec(cfg: Config, split: str = "train") -> FrameSpec:
         codec=video.codec,
         crop=video.crop,
         timeout=video.timeout,
+        max_pixels=video.max_pixels,
     )
 
 
@@ -66,4 +67,5 @@ def window_spec(cfg: Config) -> WindowSpec:
         half=ocr.half,
         weights=ocr.weights,
         timeout=cfg.video.timeout,
+        max_pixels=cfg.video.max_pixels,
     )

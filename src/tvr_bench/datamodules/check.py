@@ -112,7 +112,8 @@ def check(data: VideoTextDataModule, out: Path, *, whole: bool = False) -> Repor
 
 def _look(data: VideoTextDataModule, whole: bool) -> Look:
     counts = sorted({split_frames(data.cfg, name) for name in SPLITS})
-    return Look(tuple(counts), whole, data.cfg.video.timeout)
+    video = data.cfg.video
+    return Look(tuple(counts), whole, video.timeout, video.max_pixels)
 
 
 def _read_splits(data: VideoTextDataModule) -> tuple[list[SplitReport], dict[str, Split]]:

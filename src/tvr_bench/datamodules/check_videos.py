@@ -19,8 +19,8 @@ from tvr_bench.datamodules.folder import why_missing
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
-from tvr_bench.media.cache import READER
-from tvr_bench.media.demux import lost
+from tvr_bench.media.cache import READER, limited_otherwise
+from tvr_bench.media.demux import MAX_PIXELS, TooLarge, lost
 from tvr_bench.media.video import Video, open_video, segment_centres
 from tvr_bench.records import read_records, records_path, write_records
 from tvr_bench.shards import Shard, Tick, run_shards
@@ -29,6 +29,7 @@ Facts: TypeAlias = dict[str, Any]
 Span: TypeAlias = tuple[float | None, float | None]  # start and end of a clip, seconds
 
 _SHARD = 32  # videos
+_OURS = ("clips", "limit", "max_pixels")  # of what is kept, for this file alone
 _AT_ONCE = 64  # frames of a whole video; all of them need not fit into memory
 _SIZE = (64, 64)  # at which frames are read here: pixels are not looked at
 
@@ -36,12 +37,13 @@ _SIZE = (64, 64)  # at which frames are read here: pixels are not looked at
 @dataclass(frozen=True)
 class Look:
     """What is read: per clip as many frames as each of `counts`, or the `whole` file; a worker
-    process may take `timeout` seconds for a clip, None: any time.
+    process may take `timeout` seconds for a clip, None: any time, and frames have `max_pixels`.
     """
 
     counts: tuple[int, ...]
     whole: bool = False
     timeout: float | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 def look_at(
@@ -71,13 +73,12 @@ def _known(
 ) -> dict[str, Facts]:
     """Return what was seen of all `files` by their keys, looking at those that are new."""
     folder = root / settings_hash([READER, look.counts, look.whole])
-    limit = look.timeout
-    known = read_records(folder, retry=lambda facts: facts.get("limit", limit) != limit)
+    known = read_records(folder, retry=lambda facts: limited_otherwise(facts, look))
     todo = sorted((key, *file) for key, file in files.items() if key not in known)
     groups = [tuple(todo[low : low + _SHARD]) for low in range(0, len(todo), _SHARD)]
     shards = [Shard(records_path(folder, (key for key, *_ in g)), g) for g in groups]
     work = partial(_look_at_shard, look=look)
-    run_shards("check videos", shards, work, workers=workers, timeout=limit)
+    run_shards("check videos", shards, work, workers=workers, timeout=look.timeout)
     known |= read_records(folder)
     if lacking := next((path for key, (path, _) in files.items() if key not in known), None):
         raise UserError(f"what was seen of {lacking} was removed meanwhile; repeat the command")
@@ -87,7 +88,7 @@ def _known(
 def _facts(clip: Clip, held: str | OSError, seen: Facts) -> Facts:
     if isinstance(held, OSError):
         return {"error": str(held) if clip.path.exists() else why_missing(clip.path)}
-    facts = {name: value for name, value in seen.items() if name != "clips"}
+    facts = {name: value for name, value in seen.items() if name not in _OURS}
     if wrong := seen.get("clips", {}).get(_name((clip.start, clip.end))):
         facts["error"] = wrong
     return {"bytes": clip.path.stat().st_size, "sha256": held, **facts}
@@ -108,7 +109,7 @@ def _look_at(path: Path, spans: Sequence[Span], look: Look, tick: Tick) -> Facts
     """Return what a file holds; `clips` says of each span that cannot be read why."""
     facts: Facts = {}
     try:
-        with open_video(path) as video:
+        with open_video(path, max_pixels=look.max_pixels) as video:
             facts |= asdict(video.info())
             if look.whole:
                 for low in range(0, len(video.times), _AT_ONCE):
@@ -122,6 +123,8 @@ def _look_at(path: Path, spans: Sequence[Span], look: Look, tick: Tick) -> Facts
             facts |= {"clips": wrong} if wrong else {}
     except UserError as error:
         facts["error"] = str(error)
+        if isinstance(error, TooLarge):
+            facts["max_pixels"] = look.max_pixels
     return facts
 
 

@@ -10,19 +10,19 @@ its process is tried again once `timeout` is another one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tvr_bench.contents import Contents
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
-from tvr_bench.media.demux import lost
+from tvr_bench.media.demux import MAX_PIXELS, TooLarge, lost
 from tvr_bench.media.frameshard import (
     DamagedShard,
     ShardFile,
@@ -51,7 +51,8 @@ class FrameSpec:
 
     Frames are taken at the centres of equal segments of the clip. `codec` is `raw` (exact, mapped
     straight from disk) or `jpeg` (quality 90, about a twentieth of the bytes). A worker process may
-    take `timeout` seconds for a clip, None: any time. Raises `UserError` for values that mean
+    take `timeout` seconds for a clip, None: any time; frames of more than `max_pixels` are not
+    read. Raises `UserError` for values that mean
     nothing.
     """
 
@@ -61,6 +62,7 @@ class FrameSpec:
     codec: str = "raw"
     crop: str = "none"
     timeout: float | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.frames < 1 or min(self.size) < 1:
@@ -73,7 +75,7 @@ class FrameSpec:
     def settings(self) -> dict[str, Any]:
         """All that decides what is kept; a crop is named where there is one."""
         values = asdict(self)
-        del values["timeout"]
+        del values["timeout"], values["max_pixels"]
         return values if self.crop != "none" else {k: v for k, v in values.items() if k != "crop"}
 
     @property
@@ -206,13 +208,15 @@ def _build(shard: Shard, tick: Callable[[], None], *, spec: FrameSpec) -> None:
             failures.append({"id": clip.id, "message": str(error)})
             if position in shard.lost:
                 failures[-1]["limit"] = spec.timeout
+            if isinstance(error, TooLarge):
+                failures[-1]["max_pixels"] = spec.max_pixels
         tick()
     write_shard(shard.output, spec.settings, rows, failures)
 
 
 def _read(clip: Clip, spec: FrameSpec) -> np.ndarray:
     """Return uint8 [F, H, W, 3], the frames of one clip; raises `UserError`."""
-    with open_video(clip.path) as video:
+    with open_video(clip.path, max_pixels=spec.max_pixels) as video:
         times = segment_centres(video.duration, spec.frames, clip.start, clip.end)
         return video.read(times, spec.size, spec.resize, spec.crop)
 
@@ -222,7 +226,23 @@ def _is_usable(path: Path, spec: FrameSpec) -> bool:
     if not _is_whole(path):
         _log.warning("cached frames are damaged, building them again: %s", path)
         return False
-    return all(f.get("limit", spec.timeout) == spec.timeout for f in open_shard(path).failures)
+    return not any(limited_otherwise(f, spec) for f in open_shard(path).failures)
+
+
+class _Limits(Protocol):
+    """What of a spec can end the reading of a good file."""
+
+    @property
+    def timeout(self) -> float | None: ...
+
+    @property
+    def max_pixels(self) -> int: ...
+
+
+def limited_otherwise(failure: Mapping[str, Any], spec: _Limits) -> bool:
+    """Whether a kept failure comes of a limit that is another one now."""
+    now = {"limit": spec.timeout, "max_pixels": spec.max_pixels}
+    return any(failure.get(name, value) != value for name, value in now.items())
 
 
 def _is_whole(path: Path) -> bool:

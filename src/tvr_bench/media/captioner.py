@@ -20,8 +20,8 @@ from tvr_bench.contents import Contents
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
-from tvr_bench.media.cache import READER
-from tvr_bench.media.demux import lost
+from tvr_bench.media.cache import READER, limited_otherwise
+from tvr_bench.media.demux import TooLarge, lost
 from tvr_bench.media.ocr import (
     OcrEngine,
     Polygon,
@@ -56,10 +56,11 @@ def read_windows(
 
     Raises VideoError where the file cannot be read, UserError where the span misses it.
     """
-    info = probe(path)
+    info = probe(path, spec.max_pixels)
     spans = window_spans(info.duration, spec, start, end)
     times = read_times(spans, spec.reads)
-    frames = read_frames(path, times, _read_size(info.height, info.width))
+    size = _read_size(info.height, info.width)
+    frames = read_frames(path, times, size, max_pixels=spec.max_pixels)
     texts = read_texts(frames, spec, engine)
     return [_window(span, times, texts, spec.max_words) for span in spans]
 
@@ -118,7 +119,7 @@ def build_windows(
 def _settings(spec: WindowSpec) -> str:
     """Return the hash of all that decides what is read from a clip, the models' content too."""
     values = asdict(spec) | {"weights": engine_version(spec.engine, spec.weights)}
-    del values["timeout"]
+    del values["timeout"], values["max_pixels"]
     return settings_hash({"code": _VERSION, "reader": READER, **values})
 
 
@@ -137,7 +138,7 @@ def _keys(clips: Sequence[Clip], contents: Contents, ledger: Ledger) -> dict[str
 
 def _is_worth_another_try(record: Record, spec: WindowSpec) -> bool:
     """Whether a failure does not lie in the file, or another time limit may end otherwise."""
-    return not record.get("lasting", True) or record.get("limit", spec.timeout) != spec.timeout
+    return not record.get("lasting", True) or limited_otherwise(record, spec)
 
 
 def _shards(folder: Path, items: list[tuple[str, Clip]], workers: int) -> list[Shard]:
@@ -196,12 +197,13 @@ def _read_clip(clip: Clip, spec: WindowSpec, engine: OcrEngine) -> Record:
         windows = read_windows(clip.path, spec, engine, clip.start, clip.end)
     except Exception as error:  # whatever it is, one clip must not cost its whole shard
         lasting = isinstance(error, UserError)
-        return {"error": str(error), "exception": type(error).__name__, "lasting": lasting}
+        record = {"error": str(error), "exception": type(error).__name__, "lasting": lasting}
+        return record | ({"max_pixels": spec.max_pixels} if isinstance(error, TooLarge) else {})
     return {"windows": [[round(w.start, 3), round(w.end, 3), w.words] for w in windows]}
 
 
 def _error(record: Record) -> BaseException | str:
-    for known in (VideoError, UserError):
+    for known in (TooLarge, VideoError, UserError):
         if record["exception"] == known.__name__:
             return known(record["error"])
     return f"{record['exception']}: {record['error']}"

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from tvr_bench.errors import UserError
 from tvr_bench.media.boxes import why_unsafe
 
-_MAX_PIXELS = 1 << 24  # of one frame; a tiny file can ask for gigabytes
+MAX_PIXELS = 1 << 24  # of one frame, unless asked otherwise; a tiny file can ask for gigabytes
 _MAX_SIDE = 1 << 14  # of one frame, in pixels
 _MAX_STREAMS = 256  # pictures, sounds, subtitles and fonts of one file
 # Playlists (hls, concat) can open other files, so only formats that hold their own frames are read.
@@ -23,12 +23,15 @@ _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,gif,asf,flv,ogg",
     "probesize": str(8 << 20),  # bytes looked at to find out what the streams are
-    "max_pixels": str(_MAX_PIXELS),  # for the decoders that look
 }
 
 
 class VideoError(UserError):
     """A clip that cannot be read; the message names the file and the cause."""
+
+
+class TooLarge(VideoError):
+    """A clip whose frames have more pixels than are allowed; another limit may end otherwise."""
 
 
 def unreadable(path: Path, cause: str) -> VideoError:
@@ -62,25 +65,29 @@ def naming(path: Path) -> Iterator[None]:
         raise unreadable(path, cause) from error
 
 
-def _opened(path: Path) -> InputContainer:
+def _opened(path: Path, max_pixels: int) -> InputContainer:
+    options = {**_OPEN_OPTIONS, "max_pixels": str(max_pixels)}  # for the decoders that look
     try:
-        return av.open(str(path.absolute()), options=_OPEN_OPTIONS)
+        return av.open(str(path.absolute()), options=options)
     except av.error.ArgumentError as error:  # what FFmpeg says of a format that it may not read
         kinds = "MP4, MOV, MKV, WebM, AVI, MPEG, WMV, FLV, OGV, GIF"
         raise unreadable(path, f"not a video of a kind that is read here ({kinds})") from error
 
 
 @contextmanager
-def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(
+    path: Path, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open `path` and yield the container and its main video stream, ready to decode.
 
+    Frames of more than `max_pixels` are a `TooLarge`, before memory is asked for.
     The stream decodes in this thread alone: FFmpeg's frame threads deadlock beside torch's.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise unreadable(path, "not a regular file")  # opening a FIFO would wait for ever
     if cause := why_unsafe(path):
         raise unreadable(path, cause)
-    with _opened(path) as container:
+    with _opened(path, max_pixels) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise unreadable(path, "no video stream")
@@ -92,10 +99,19 @@ def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         width, height = codec.width, codec.height
         # an MPEG stream of few pictures may not have told its size yet; the decoder heeds the limit
         if not width * height and container.format.name not in ("mpegts", "mpeg"):
-            raise unreadable(path, f"its frames have no size, or more than {_MAX_PIXELS:,} pixels")
-        if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
+            raise TooLarge(
+                f"{path}: its frames have no size, or more pixels than video.max_pixels="
+                f"{max_pixels}. Set that to what they have (8K: 33177600) to read them, or leave "
+                "the clip out."
+            )
+        if max(width, height) > _MAX_SIDE:
             raise unreadable(path, f"frames of {width}x{height} are too large")
+        if width * height > max_pixels:
+            raise TooLarge(
+                f"{path}: frames of {width}x{height} have more pixels than "
+                f"video.max_pixels={max_pixels}. Set it to {width * height} to read them."
+            )
         codec.thread_type, codec.thread_count = "NONE", 1
         # Without "explode" the decoders conceal damage and hand over invented pixels.
-        codec.options = {"max_pixels": str(_MAX_PIXELS), "err_detect": "explode"}
+        codec.options = {"max_pixels": str(max_pixels), "err_detect": "explode"}
         yield container, stream

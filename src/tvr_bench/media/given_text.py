@@ -25,8 +25,8 @@ from tvr_bench.contents import Contents
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, file_sha256, links_top, settings_hash
-from tvr_bench.media.cache import READER
-from tvr_bench.media.demux import lost
+from tvr_bench.media.cache import READER, limited_otherwise
+from tvr_bench.media.demux import TooLarge, lost
 from tvr_bench.media.given_files import Place, Text, read_kwai, read_tracks
 from tvr_bench.media.video import Video, open_video
 from tvr_bench.media.windows import Span, WindowSpec, window_spans
@@ -95,7 +95,7 @@ def build_given(
     _check_found(clips, names, found, given)
     keys = _keys(clips, found, names, given, contents or Contents(root), ledger)
     folder = root / settings_hash(_settings(given, spec))
-    known = read_records(folder, retry=lambda r: r.get("limit", spec.timeout) != spec.timeout)
+    known = read_records(folder, retry=lambda record: limited_otherwise(record, spec))
     mine = [clip for clip in clips if clip.id in keys and part.holds(keys[clip.id])]
     todo = {keys[c.id]: (c, found[c.id]) for c in mine if keys[c.id] not in known}
     if todo:
@@ -224,6 +224,8 @@ def _make_shard(shard: Shard, tick: Tick, *, given: GivenSpec, spec: WindowSpec)
 def _record(clip: Clip, source: Source, given: GivenSpec, spec: WindowSpec) -> Record:
     try:
         return {"windows": window_words(clip, source, given, spec)}
+    except TooLarge as error:
+        return {"error": str(error), "max_pixels": spec.max_pixels}
     except UserError as error:  # it lies in the files, whose content the key holds
         return {"error": str(error)}
 
@@ -247,7 +249,7 @@ def window_words(clip: Clip, source: Source, given: GivenSpec, spec: WindowSpec)
 
     Raises UserError for a file that is broken, and for text that is on show after the video's end.
     """
-    with open_video(clip.path) as video:
+    with open_video(clip.path, max_pixels=spec.max_pixels) as video:
         duration, clock = video.duration, _clock(video, given.fps)
     spans = window_spans(duration, spec, clip.start, clip.end)
     texts = source if isinstance(source, list) else _timed(read_kwai(source, spec), clock)

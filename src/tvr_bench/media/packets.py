@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from tvr_bench.media.clock import apart, has_clock, holes_of, last_length, plain_clock, time_base_of
-from tvr_bench.media.demux import open_stream, unreadable
+from tvr_bench.media.demux import MAX_PIXELS, open_stream, unreadable
 from tvr_bench.media.ending import certain_count, lacks_end_mark, without_broken_tail
 from tvr_bench.media.head import begins_with_invented, is_clean, without_lost_head
 from tvr_bench.media.joins import Join, find_joins, shift_at, shifted
@@ -47,6 +47,7 @@ class PacketSource:
     path: Path
     kept: Packets | None
     joins: list[Join]
+    max_pixels: int
 
     def take(self, wanted: list[int]) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """Yield the packets at the positions `wanted`, ascending."""
@@ -55,7 +56,7 @@ class PacketSource:
         if self.kept is not None:
             yield from ((i, self.kept[i]) for i in wanted)
             return
-        with open_stream(self.path) as (container, stream):
+        with open_stream(self.path, self.max_pixels) as (container, stream):
             filled = enumerate(p for p in container.demux(stream) if p.size)
             chosen = set(wanted)
             for i, packet in islice(filled, wanted[-1] + 1):
@@ -132,13 +133,18 @@ class PacketIndex:
         return self.source.take(self.feed[bisect_left(self.feed, first) : until])
 
 
-def index_packets(path: Path, container: InputContainer, stream: VideoStream) -> PacketIndex:
+def index_packets(
+    path: Path, container: InputContainer, stream: VideoStream, max_pixels: int = MAX_PIXELS
+) -> PacketIndex:
     """List the packets of `stream`, drop what a broken end left incomplete, time the frames.
 
+    A stream that is too large for memory is opened again, with the same limit of `max_pixels`.
     Raises `VideoError` where no frame is left.
     """
     every, kept = scan(path, container, stream)
-    source, every = _on_one_clock(path, every, kept, container, stream)
+    joins = find_joins(every, container.format.name, float(time_base_of(stream)))
+    source = PacketSource(path, _on_one_clock(kept, joins), joins, max_pixels)
+    every = shifted(every, joins)
     marks = without_broken_tail(every, container.format.name)
     if container.format.name == "gif" and lacks_end_mark(path, b";"):
         marks = every[:-1]  # cut in the middle of the last picture
@@ -170,18 +176,11 @@ def index_packets(path: Path, container: InputContainer, stream: VideoStream) ->
     )
 
 
-def _on_one_clock(
-    path: Path,
-    marks: list[Mark],
-    kept: Packets | None,
-    container: InputContainer,
-    stream: VideoStream,
-) -> tuple[PacketSource, list[Mark]]:
-    """Put the recordings that a file may consist of behind one another."""
-    joins = find_joins(marks, container.format.name, float(time_base_of(stream)))
-    if joins and kept is not None:
-        kept = [restamped(packet, shift_at(joins, i)) for i, packet in enumerate(kept)]
-    return PacketSource(path, kept, joins), shifted(marks, joins)
+def _on_one_clock(kept: Packets | None, joins: list[Join]) -> Packets | None:
+    """Return packets with the recordings that a file may consist of behind one another."""
+    if not joins or kept is None:
+        return kept
+    return [restamped(packet, shift_at(joins, i)) for i, packet in enumerate(kept)]
 
 
 def _fed(

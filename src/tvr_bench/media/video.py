@@ -21,7 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from tvr_bench.errors import UserError
 from tvr_bench.media.decode import Decoder
-from tvr_bench.media.demux import VideoError, naming, open_stream, unreadable
+from tvr_bench.media.demux import MAX_PIXELS, VideoError, naming, open_stream, unreadable
 from tvr_bench.media.packets import PacketIndex, index_packets
 from tvr_bench.media.resize import Scaler, turn_of
 from tvr_bench.media.shape import AS_STORED, Shape, shape_of
@@ -137,7 +137,7 @@ class Video:
         return images
 
     def _apart(self, numbers: Sequence[int], scale: Scaler) -> Images:
-        with open_stream(self.path) as (_, stream):
+        with open_stream(self.path, self._index.source.max_pixels) as (_, stream):
             return _scaled(Decoder(self._index, stream.codec_context), numbers, scale)
 
     def _number(self, seconds: float) -> int:
@@ -155,23 +155,24 @@ def _scaled(decoder: Decoder, numbers: Sequence[int], scale: Scaler) -> Images:
 
 
 @contextmanager
-def open_video(path: Path, threads: int = 1) -> Iterator[Video]:
+def open_video(path: Path, threads: int = 1, max_pixels: int = MAX_PIXELS) -> Iterator[Video]:
     """Yield the open video at `path`, for more than one question about it; raises `VideoError`.
 
     `threads` decode groups of pictures side by side; FFmpeg's own threads are not used, for they
-    deadlock beside torch's.
+    deadlock beside torch's. Frames of more than `max_pixels` are refused; one takes some 5 bytes of
+    memory for each.
     """
     with ExitStack() as stack:
         with naming(path):
-            container, stream = stack.enter_context(open_stream(path))
+            container, stream = stack.enter_context(open_stream(path, max_pixels))
             shape = shape_of(path, container, stream)
-            index = index_packets(path, container, stream)
+            index = index_packets(path, container, stream, max_pixels)
         yield Video(path, index, stream.codec_context, threads, shape)
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """Return what the video at `path` holds; raises `VideoError` where it shows nothing."""
-    with open_video(path) as video:
+    with open_video(path, max_pixels=max_pixels) as video:
         return video.info()
 
 
@@ -182,16 +183,17 @@ def read_frames(
     resize: str = "fast",
     crop: str = "none",
     threads: int = 1,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Return uint8 [F, H, W, 3]: the upright rgb frame shown at each of `times`.
 
     `times` are seconds from the first frame, in any order; `size` is (height, width), None for that
     of the picture as shown, which is also what is resized; `resize` is `fast` or `exact`, `crop`
-    `none` or `centre` (see `resize.py`). Raises
-    `VideoError` where the file cannot be read, a time is outside it or a frame does not decode:
-    never another frame instead.
+    `none` or `centre` (see `resize.py`). Raises `VideoError` where the file cannot be read, has
+    frames of more than `max_pixels`, a time is outside it or a frame does not decode: never another
+    frame instead.
     """
-    with open_video(path, threads) as video:
+    with open_video(path, threads, max_pixels) as video:
         return video.read(times, size, resize, crop)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvr_bench.errors import UserError
+from tvr_bench.media.demux import MAX_PIXELS
 from tvr_bench.media.video import segment_centres
 
 Span = tuple[float, float]
@@ -23,7 +24,8 @@ class WindowSpec:
     in pixels that its detector sees; `weights` folder of its models, None for its own place;
     `half`: easyocr's detector computes in bfloat16 on a CPU;
     `timeout` seconds that a worker process may take to decode a clip, and for each picture that the
-    engine sees, None: any time. Raises UserError for an impossible value.
+    engine sees, None: any time; `max_pixels` of a frame that is read. Raises UserError for an
+    impossible value.
     """
 
     windows: int = 12
@@ -39,6 +41,7 @@ class WindowSpec:
     weights: str | None = None
     half: bool = False
     timeout: float | None = None
+    max_pixels: int = MAX_PIXELS
 
     @property
     def engine_options(self) -> dict[str, Any]:
