@@ -69,3 +69,4 @@ type: $(READY)  ## check types
 clean:  ## remove the environment, caches and build files; runs and leaderboards stay
 	rm -rf $(VENV) .tvr_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "runs, sweeps and leaderboards stay; remove them by hand"

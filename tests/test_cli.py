@@ -15,7 +15,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from tvr_bench import cli, config
+import tvr_bench
+from tvr_bench import cli, config, describe, text_yaml
 from tvr_bench.cli import main
 
 COMMANDS = [
@@ -162,9 +163,41 @@ def test_config_prints_yaml_that_loads_again(
 
 def test_list_names_models_and_data_sets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    models, datasets = capsys.readouterr().out.splitlines()
-    assert models.split(":")[1].split() == config.names("model")
-    assert datasets.split(":")[1].split() == config.names("data")
+    printed = capsys.readouterr().out
+    models, datasets = printed.removeprefix("models:\n").split("data sets:\n")
+    for kind, part in (("model", models), ("data", datasets)):
+        lines = [line.split(maxsplit=1) for line in part.splitlines()]
+        assert [name for name, _ in lines] == config.names(kind)
+        assert all(len(title) > 10 for _, title in lines)
+    assert "T-CARD (published as TCD, AAAI 2026)" in models
+    assert "MSR-VTT: 10,000 clips with 20 captions each" in datasets
+
+
+@pytest.mark.parametrize("data", config.names("data"))
+@pytest.mark.parametrize("model", config.names("model"))
+def test_config_shows_what_keys_mean(model: str, data: str) -> None:
+    cfg: Any = config.load([f"model={model}", f"data={data}"])
+    text = describe.commented(cfg)
+    assert text_yaml.parse(text) == text_yaml.parse(config.to_yaml(cfg))
+    assert "peak rate of the heads" in text and "seconds that decoding a clip" in text
+    for kind, name in (("model", model), ("data", data)):
+        own = describe.comments(config.path_of(kind, name))
+        for key in (one for one in own if one.startswith(f"{kind}.")):
+            assert own[key][0] in text
+
+
+def test_the_comment_of_a_key_is_all_of_it_and_none_of_the_next(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "a: '# no'\nb: [1, 2]  # one\n           # two\n# of c\nc:  # of the section\n"
+        "  d: null  # of d\n  e: x # of e\n"
+    )
+    assert describe.comments(file) == {
+        "b": ["one", "two"],
+        "c": ["of the section"],
+        "c.d": ["of d"],
+        "c.e": ["of e"],
+    }
 
 
 def test_score_scores_a_matrix_both_ways(
@@ -261,7 +294,8 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
-    assert capsys.readouterr().out.startswith("tvr-bench 0.")
+    assert capsys.readouterr().out == f"tvr-bench {tvr_bench.__version__}\n"
+    assert tvr_bench.__version__.startswith("0.")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tvr-bench")
     if name not in _HOMES:
         raise AttributeError(f"module 'tvr_bench' has no attribute '{name}'")
     return getattr(importlib.import_module(f"tvr_bench.{_HOMES[name]}"), name)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tvr_bench import config, early, examples, model_folder
+from tvr_bench import config, describe, early, examples, model_folder
 from tvr_bench.errors import UserError, nearest
 from tvr_bench.files import check_file
 from tvr_bench.paper_track import notes
@@ -111,7 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--license", metavar="ID", help="licence of the weights, for the card")
     doctor = add("doctor", _doctor, "say what works here, and what is missing", examples.DOCTOR)
     doctor.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    show = add("config", _config, "print every key with its value", examples.CONFIG)
+    show = add(
+        "config", _config, "print every key with its value and what it means", examples.CONFIG
+    )
     show.add_argument("--config", type=Path, help="YAML with settings")
     add("list", _list, "list the models and data sets", examples.LIST)
     for sub in (bench, sweep, data, board, doctor, show):
@@ -275,13 +277,15 @@ def _config(options: argparse.Namespace) -> int:
     cfg = config.load(options.settings, options.config)
     for note in notes(cfg):
         print(f"# {note}")
-    print(config.to_yaml(cfg), end="")
+    print(describe.commented(cfg), end="")
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
-    print("models:   ", " ".join(config.names("model")))
-    print("data sets:", " ".join(config.names("data")))
+    for kind, heading in (("model", "models:"), ("data", "data sets:")):
+        print(heading)
+        for name in config.names(kind):
+            print(f"  {name:<13}{describe.title(kind, name)}")
     return 0
 
 
