@@ -65,7 +65,9 @@ def test_a_data_module_reads_what_others_read(
 
 
 def test_kwai_is_named_in_the_record_and_an_engine_as_before(module: Make) -> None:
-    data: Any = SimpleNamespace(reads_text=True, split=module().split, cfg=None, captions="all")
+    data: Any = SimpleNamespace(
+        reads_text=True, split=module().split, cfg=None, captions="all", prepared=()
+    )
     for settings, expected in (
         (["ocr.source=kwai", "ocr.given=x"], ("kwai", "kwai", 0)),
         (["ocr.engine=easyocr"], ("engine", "easyocr", 2)),
