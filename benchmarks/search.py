@@ -61,14 +61,17 @@ def batch(options: argparse.Namespace, faiss: Any) -> Row:
     index.add(gallery.vectors.numpy())
     table = queries.numpy()
     level = differences(
-        gallery, queries, gallery.search(queries, K)[1], torch.from_numpy(index.search(table, K)[1])
+        gallery,
+        queries,
+        gallery.positions(queries, K)[1],
+        torch.from_numpy(index.search(table, K)[1]),
     )
     agreement = f"sets of the {K} best equal for all {asked:,} queries" + (
         f", but for {level} where two items are level in float32" if level else ""
     )
     print(agreement, flush=True)
     found = duel(
-        lambda: index.search(table, K), lambda: gallery.search(queries, K), options.repeats
+        lambda: index.search(table, K), lambda: gallery.positions(queries, K), options.repeats
     )
     gemm_ms = 2e-6 * asked * items * D / roofs()["gemm_fp32_gflops"]
     return Row(
@@ -111,9 +114,9 @@ def single(options: argparse.Namespace) -> Row:
         times = []
         for query in queries.split(1):
             start = time.perf_counter()
-            gallery.search(query, 10)
+            gallery.positions(query, 10)
             times.append(1000 * (time.perf_counter() - start))
-        timed = alone(lambda: gallery.search(queries[:1], 10), options.repeats)
+        timed = alone(lambda: gallery.positions(queries[:1], 10), options.repeats)
     spread = torch.tensor(times[WARM_UP:])
     p50, p95 = (float(spread.quantile(part)) for part in (0.5, 0.95))
     return Row(
@@ -128,7 +131,7 @@ def single(options: argparse.Namespace) -> Row:
 
 def checked(gallery: Gallery, queries: Tensor) -> str:
     """Return what was compared with all float64 products, of a few queries; stop where it fails."""
-    for row, found in enumerate(gallery.search(queries, 10)[1]):
+    for row, found in enumerate(gallery.positions(queries, 10)[1]):
         exact = [part.double() @ queries[row].double() for part in gallery.vectors.split(50_000)]
         best = torch.cat(exact).float().sort(descending=True, stable=True).indices[:10]
         if not torch.equal(best, found):
@@ -153,7 +156,9 @@ def graph(options: argparse.Namespace, faiss: Any) -> Row:
         what=f"one query x {items:,} x {D}, top {K}: exact against a graph that misses items",
         peer=f"faiss {faiss.__version__} IndexHNSWFlat, efSearch {index.hnsw.efSearch}",
         agreement=f"none: it finds {100 * side.recall:.1f} % of the {K} best",
-        duel=duel(lambda: index.search(table, K), lambda: gallery.search(one, K), options.repeats),
+        duel=duel(
+            lambda: index.search(table, K), lambda: gallery.positions(one, K), options.repeats
+        ),
         figures={"recall": side.recall, "build s": build_s},
         note="random vectors, the hardest case for a graph; an evaluation refuses it",
     )
@@ -161,7 +166,7 @@ def graph(options: argparse.Namespace, faiss: Any) -> Row:
 
 def our_memory(items: int) -> Any:
     gallery, queries = Gallery.build(unit_vectors(items, 0)), unit_vectors(1_000, 1)
-    return lambda: gallery.search(queries, K)
+    return lambda: gallery.positions(queries, K)
 
 
 def faiss_memory(items: int) -> Any:

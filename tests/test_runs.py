@@ -129,3 +129,42 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(copy: Path) -> No
     path.write_text(path.read_text().replace("width: 16", "width: 32"))
     with pytest.raises(UserError, match=rf"{WEIGHTS_FILE} does not fit the model"):
         load_run(copy)
+
+
+def test_texts_and_files_become_the_vectors_that_are_tested(run: Path) -> None:
+    model = load_run(run)
+    data = dataset_class("signvid")(model.cfg, tokenizer=model.tokenizer)
+    data.prepare(["test"])
+    split, items = data.split("test"), data.items("test")
+    captions = [query.text for query in split.queries[:3]]
+    texts = model.embed_texts(captions)
+    videos = model.embed_videos([split.clips[i].path for i in range(3)])
+    for found, encoder, item in (
+        (texts, model.encode_text, items.text),
+        (videos, model.encode_video, items.video),
+    ):
+        batch = [item(i) for i in range(3)]
+        with torch.no_grad():
+            made = model.recall_embedding(
+                encoder({key: torch.stack([one[key] for one in batch]) for key in batch[0]})
+            )
+        assert torch.equal(found, torch.nn.functional.normalize(made, dim=-1))
+        assert found.dtype == torch.float32 and not found.is_inference()
+    assert model.embed_texts(tuple(captions[:1])).shape == (1, texts.shape[1])
+    assert not model.training
+
+
+def test_what_cannot_be_embedded_is_said(run: Path, tmp_path: Path) -> None:
+    model, broken = load_run(run), tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    for wrong, said in (
+        (lambda: model.encode_text("a red ball"), r"embed_texts\(\[\.\.\.\]\)"),
+        (lambda: model.encode_video([broken]), r"batch of tensors, not a list; embed_videos"),
+        (lambda: model.embed_texts("a red ball"), "give a list of texts"),
+        (lambda: model.embed_videos("a.mp4"), "give a list of video files"),
+        (lambda: model.embed_videos([tmp_path / "no.mp4"]), "there is no file"),
+        (lambda: model.embed_videos([broken]), "cannot be read.*broken"),
+        (lambda: tvr_bench.create_model("meanpool").embed_texts(["a"]), "has no tokenizer"),
+    ):
+        with pytest.raises(UserError, match=said):
+            wrong()

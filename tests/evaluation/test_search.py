@@ -44,7 +44,7 @@ def _score(query: list[float], item: list[float]) -> float:
 
 
 def found_by(gallery: Gallery, queries: Tensor, k: int, **how: Any) -> tuple[list[Any], list[Any]]:
-    scores, positions = gallery.search(queries, k, **how)
+    scores, positions = gallery.positions(queries, k, **how)
     assert scores.dtype == torch.float32 and positions.dtype == torch.int64
     numbers = [[None if s != s else s for s in row] for row in scores.tolist()]
     return numbers, positions.tolist()
@@ -112,7 +112,7 @@ def test_large_galleries_equal_all_float64_products(k: int) -> None:
     order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
     gallery = Gallery.build(vectors)
     for path in PATHS:
-        scores, positions = gallery.search(asked, k, path)
+        scores, positions = gallery.positions(asked, k, path)
         assert torch.equal(positions, order), path
         assert torch.equal(scores, exact.gather(1, order))
 
@@ -121,17 +121,17 @@ def test_threads_blocks_and_precision_change_no_bit(monkeypatch: pytest.MonkeyPa
     asked, vectors = problem(5, 70, 1500, 33, "plain")
     vectors[::7] = vectors[3]
     gallery = Gallery.build(vectors)
-    expected = gallery.search(asked, 40, "float32")
+    expected = gallery.positions(asked, 40, "float32")
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for cells in (2**11, 2**19):
             monkeypatch.setattr(search_pass, "_CELLS", cells)
             for path in ("auto", *PATHS):
-                found = gallery.search(asked, 40, path)
+                found = gallery.positions(asked, 40, path)
                 assert all(map(torch.equal, found, expected)), (threads, cells, path)
         with ThreadPoolExecutor(1) as another:  # has the threads that are set for all
             assert another.submit(torch.get_num_threads).result() == threads
-    one = [gallery.search(asked[i : i + 1], 40) for i in range(len(asked))]
+    one = [gallery.positions(asked[i : i + 1], 40) for i in range(len(asked))]
     assert torch.equal(torch.cat([scores for scores, _ in one]), expected[0])
     assert torch.equal(torch.cat([positions for _, positions in one]), expected[1])
 
@@ -140,7 +140,7 @@ def test_modes_of_the_caller_change_no_result(monkeypatch: pytest.MonkeyPatch) -
     asked, vectors = problem(6, 60, 2000, 64, "plain")
     gallery, products = Gallery.build(vectors), torch.backends.mkldnn.matmul
     before = products.fp32_precision
-    expected = gallery.search(asked, 50)
+    expected = gallery.positions(asked, 50)
     seen: list[str] = []
 
     def spied(*parts: Any) -> Coarse:
@@ -152,12 +152,12 @@ def test_modes_of_the_caller_change_no_result(monkeypatch: pytest.MonkeyPatch) -
         products.fp32_precision = "bf16"
         with torch.autocast("cpu", torch.bfloat16):
             for path in PATHS:
-                assert all(map(torch.equal, gallery.search(asked, 50, path), expected))
+                assert all(map(torch.equal, gallery.positions(asked, 50, path), expected))
         assert products.fp32_precision == "bf16"
         assert seen and {*seen} == {"ieee"}
     finally:
         products.fp32_precision = before
-    scores, _ = gallery.search(asked.requires_grad_(), 50)
+    scores, _ = gallery.positions(asked.requires_grad_(), 50)
     assert not scores.requires_grad and not scores.is_inference()
 
 
@@ -194,23 +194,23 @@ def _restored(part: Coarse) -> Tensor:
 
 def test_a_score_is_the_same_whatever_is_scored_with_it() -> None:
     query, vectors = problem(8, 1, 70, 513, "plain")
-    scores, items = Gallery.build(vectors).search(query, 70)
+    scores, items = Gallery.build(vectors).positions(query, 70)
     together = torch.empty(70).scatter(0, items[0], scores[0])
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for size in range(1, 70):
-            scores, items = Gallery.build(vectors[:size]).search(query, size)
+            scores, items = Gallery.build(vectors[:size]).positions(query, size)
             assert torch.equal(scores[0], together[items[0]])
 
 
 def test_a_machine_without_whole_number_products_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, vectors = problem(9, 4, 90, 16, "plain")
-    expected = Gallery.build(vectors).search(asked, 5)
+    expected = Gallery.build(vectors).positions(asked, 5)
     monkeypatch.delattr(torch, "_int_mm")
     coarse.is_fast.cache_clear()
     try:
         assert not coarse.is_fast()
-        assert all(map(torch.equal, Gallery.build(vectors).search(asked, 5), expected))
+        assert all(map(torch.equal, Gallery.build(vectors).positions(asked, 5), expected))
     finally:
         coarse.is_fast.cache_clear()
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_searched_is_said() -> None:
         (torch.randn(2, 4), 1, "bf16"),
     ):
         with pytest.raises(UserError):
-            gallery.search(queries, k, path)
+            gallery.positions(queries, k, path)
     for vectors, ids in (
         (torch.empty(0, 4), None),
         (torch.empty(4, 0), None),
@@ -244,7 +244,7 @@ def test_what_cannot_be_searched_is_said() -> None:
     ):
         with pytest.raises(UserError):
             Gallery.build(vectors, ids)
-    scores, positions = gallery.search(torch.empty(0, 4), 3)
+    scores, positions = gallery.positions(torch.empty(0, 4), 3)
     assert scores.shape == positions.shape == (0, 3)
 
 
@@ -265,3 +265,16 @@ def test_a_gallery_comes_back_from_its_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there already"):
         gallery.save(tmp_path / "gallery")
     assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
+
+
+def test_arrays_and_lists_are_searched_and_the_ids_come_back() -> None:
+    vectors = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    names = [f"clip-{i}.mp4" for i in range(6)]
+    _, positions = Gallery.build(vectors, names).positions(vectors[:2], 3)
+    wanted = [[names[i] for i in row] for row in positions.tolist()]
+    for kind in (vectors, vectors.numpy(), vectors.double().numpy(), vectors.tolist(), [*vectors]):
+        scores, found = Gallery.build(kind, names).search(kind[:2], 3)
+        assert found == wanted and scores.shape == (2, 3)
+    for wrong in ([["a", "b"]], [[1.0], [1.0, 2.0]], np.array([[1j]])):
+        with pytest.raises(UserError, match="vectors"):
+            Gallery.build(wrong)

@@ -119,7 +119,7 @@ def test_an_open_gallery_reads_from_its_file(folder: Path, gallery: Gallery) -> 
     assert read_header(folder).shape == (300, 24)
     again = Gallery.open(folder)
     queries = torch.randn(5, 24)
-    for mine, its in zip(again.search(queries, 7), gallery.search(queries, 7), strict=True):
+    for mine, its in zip(again.positions(queries, 7), gallery.positions(queries, 7), strict=True):
         assert torch.equal(mine, its)
 
 
@@ -156,7 +156,7 @@ def test_a_flat_index_comes_back_as_the_same_gallery(gallery: Gallery, tmp_path:
     require_exact(again)
     queries = torch.randn(8, 24)
     assert list(again.ids) == list(gallery.ids)
-    for mine, its in zip(again.search(queries, 9), gallery.search(queries, 9), strict=True):
+    for mine, its in zip(again.positions(queries, 9), gallery.positions(queries, 9), strict=True):
         assert torch.equal(mine, its)
 
 
@@ -169,14 +169,14 @@ def test_a_graph_says_what_it_misses_and_is_refused(tmp_path: Path) -> None:
     again = read_faiss(tmp_path / "graph.faiss")
     assert not again.exact and 0.3 < side.recall <= 1.0
     assert side.recall == pytest.approx(recall_of(again, gallery, queries, 10))
-    scores, found = again.search(queries, 10)
+    scores, found = again.positions(queries, 10)
     assert scores.shape == found.shape == (60, 10) and found.dtype == torch.int64
-    assert again.search(queries, 5000)[1].shape == (60, 1500)
+    assert again.positions(queries, 5000)[1].shape == (60, 1500)
     with pytest.raises(UserError, match="exact search"):
         require_exact(again)
     for wrong, k in ((queries[:, :5], 3), (queries[0], 3), (queries, 0)):
         with pytest.raises(UserError):
-            again.search(wrong, k)
+            again.positions(wrong, k)
 
 
 def test_recall_counts_what_was_missed(gallery: Gallery) -> None:
@@ -184,7 +184,7 @@ def test_recall_counts_what_was_missed(gallery: Gallery) -> None:
         exact, ids = False, gallery.ids
 
         def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-            scores, found = gallery.search(queries, k)
+            scores, found = gallery.positions(queries, k)
             return scores, found.index_fill(1, torch.arange(0, k, 2), -1)
 
     assert recall_of(HalfBlind(), gallery, torch.randn(9, 24), 8) == 0.5

@@ -37,11 +37,11 @@ def ocr(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.fixture(params=list_models())
 def model(request: pytest.FixtureRequest, ocr: dict[str, Any]) -> RetrievalModule:
-    """An untrained model of each name."""
+    """An untrained model of each name, in evaluation mode: dropout would make scores random."""
     if "ocr.add" in ocr and model_class(request.param).reads_text:
         pytest.skip(f"{request.param} reads scene text itself")
     torch.manual_seed(0)
-    return create_model(request.param, **SETTINGS, **ocr)
+    return create_model(request.param, **SETTINGS, **ocr).eval()
 
 
 @pytest.fixture

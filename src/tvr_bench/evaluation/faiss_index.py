@@ -46,7 +46,7 @@ class FaissSearcher:
     ids: Sequence[str]
     exact: bool = False
 
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def positions(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return scores [Q, K] and positions [Q, K], best first; -1 where none was found.
 
         K is k, or M where that is less. Raises UserError for queries of another width or k below 1.
@@ -128,8 +128,8 @@ def read_faiss(path: Path | str) -> Gallery | FaissSearcher:
 
 def recall_of(searcher: Searcher, gallery: Gallery, queries: Tensor, k: int) -> float:
     """Return the part of the k best items of all queries [Q, D] that a searcher finds."""
-    _, found = searcher.search(queries, k)
-    _, right = gallery.search(queries, k)
+    _, found = searcher.positions(queries, k)
+    _, right = gallery.positions(queries, k)
     hits = sum(
         len({*mine} & {*best}) for mine, best in zip(found.tolist(), right.tolist(), strict=True)
     )

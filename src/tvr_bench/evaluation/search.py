@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +31,23 @@ from tvr_bench.evaluation.coarse import Coarse, bounded, fits, is_fast, make_tur
 from tvr_bench.evaluation.first_pass import full_precision
 from tvr_bench.evaluation.search_pass import HELD, Pass, best_of_all, from_keys
 
+Rows: TypeAlias = "Tensor | np.ndarray[Any, Any] | Sequence[Any]"  # vectors, one a row
 PRECISIONS = ("auto", "int8", "float32")
 _QUERIES, _LEAST = 256, 32  # searched at once by one thread, at most and where there are as many
+
+
+def as_rows(vectors: Rows) -> Tensor:
+    """Return vectors as a float tensor; raises UserError for what holds no numbers."""
+    try:
+        if isinstance(vectors, (list, tuple)):
+            vectors = np.asarray([np.asarray(row) for row in vectors], dtype=np.float32)
+        made = torch.as_tensor(vectors)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"these are no vectors ({reason}); give [n, D] numbers") from error
+    if made.dtype == torch.bool or made.is_complex():
+        raise UserError(f"vectors of {made.dtype} are impossible; give [n, D] real numbers")
+    return made if made.is_floating_point() else made.float()
 
 
 class Searcher(Protocol):
@@ -47,7 +63,7 @@ class Searcher(Protocol):
         """The M items' ids."""
         ...
 
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def positions(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return scores [Q, k] and positions [Q, k], best first."""
         ...
 
@@ -72,14 +88,17 @@ class Gallery:
     exact: bool = True
 
     @classmethod
-    def build(cls, vectors: Tensor, ids: Sequence[str] | None = None) -> Gallery:
+    def build(cls, vectors: Rows, ids: Sequence[str] | None = None) -> Gallery:
         """Return the gallery of vectors [M, D]; without `ids` an item's is its position.
+
+        Vectors, here and in a search, are a tensor, a NumPy array or lists of numbers.
 
         Raises UserError where there are no vectors, or not one id of its own for each.
         """
+        vectors = as_rows(vectors)
         if vectors.ndim != 2 or not vectors.numel():
             raise UserError(f"a gallery of the shape {tuple(vectors.shape)} is empty; give [M, D]")
-        names = [str(i) for i in range(len(vectors))] if ids is None else list(ids)
+        names = [str(i) for i in range(len(vectors))] if ids is None else list(map(str, ids))
         if len(names) != len(vectors) or len(set(names)) != len(names):
             raise UserError(
                 f"{len(set(names))} different ids for {len(vectors)} vectors; give each its own"
@@ -108,12 +127,18 @@ class Gallery:
 
         write_gallery(Path(folder), self.vectors, self.ids, self.coarse, self.turn)
 
-    def search(self, queries: Tensor, k: int, precision: str = "auto") -> tuple[Tensor, Tensor]:
+    def search(self, queries: Rows, k: int) -> tuple[Tensor, list[list[str]]]:
+        """Return scores, float32 [Q, K], and the ids of the items, best first; see `positions`."""
+        scores, positions = self.positions(queries, k)
+        return scores, [[self.ids[i] for i in row] for row in positions.tolist()]
+
+    def positions(self, queries: Rows, k: int, precision: str = "auto") -> tuple[Tensor, Tensor]:
         """Return scores, float32 [Q, K], and positions, int64 [Q, K], best first.
 
         K is k, or M where that is less. `precision` is that of the first pass and changes no
         result. Raises UserError for queries of another width, k below 1 and unknown precisions.
         """
+        queries = as_rows(queries)
         self._check(queries, k, precision)
         queries = queries.detach().to("cpu", torch.float32).contiguous()
         k, width = min(k, len(self.vectors)), self.vectors.shape[1]

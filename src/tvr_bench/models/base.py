@@ -28,6 +28,7 @@ from tvr_bench.models.losses import (
 )
 from tvr_bench.models.micro import WithinMemory, in_micro_batches, item_count
 from tvr_bench.models.optim import build_optimizer, build_schedule
+from tvr_bench.models.raw_input import TakesRawInput
 from tvr_bench.models.tiled import Vectors
 from tvr_bench.schema import Config
 
@@ -65,7 +66,7 @@ class VectorRetriever(Retriever, Protocol):
         ...
 
 
-class RetrievalModule(pl.LightningModule):
+class RetrievalModule(TakesRawInput, pl.LightningModule):
     """A Retriever that trains; a model overrides the methods of Retriever and what it needs."""
 
     reads_text = False  # whether it looks at scene text, which is otherwise not read at all
