@@ -183,7 +183,7 @@ def test_recall_counts_what_was_missed(gallery: Gallery) -> None:
     class HalfBlind:
         exact, ids = False, gallery.ids
 
-        def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def positions(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
             scores, found = gallery.positions(queries, k)
             return scores, found.index_fill(1, torch.arange(0, k, 2), -1)
 

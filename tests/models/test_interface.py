@@ -84,7 +84,7 @@ def _needs_a_first_stage(model: RetrievalModule) -> None:
 
 
 def _loss(model: RetrievalModule, batch: Batch) -> Tensor:
-    return model.training_step(batch, 0)
+    return model.train().training_step(batch, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +245,7 @@ def test_weights_survive_a_file(
 ) -> None:
     save_weights(model, tmp_path)
     torch.manual_seed(9)
-    other = create_model(model.cfg.model.name, **SETTINGS, **ocr)
+    other = create_model(model.cfg.model.name, **SETTINGS, **ocr).eval()
     with torch.no_grad():
         expected = model.similarity(*_encode(model, batch))
         before = other.similarity(*_encode(other, batch))
