@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,11 @@ def test_a_whole_number_has_plain_digits(text: str) -> None:
     assert whole("12") == 12
     with pytest.raises(ValueError):
         whole(text)
+
+
+def test_a_command_that_is_printed_can_be_pasted(tmp_path: Path) -> None:
+    from tvr_bench.run_folder import how_to_go_on
+
+    folder = tmp_path / "my runs #2" / "a"
+    words = shlex.split(how_to_go_on(folder).split("`")[1])
+    assert words == ["tvr-bench", "bench", "--config", str(folder / "config.yaml"), "run.name=a"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -202,7 +203,7 @@ def _papers(model: str) -> str:
 
 
 def _verdict(findings: Sequence[Finding], settings: Sequence[str]) -> str:
-    command = " ".join(["tvr-bench bench", *settings])
+    command = shlex.join(["tvr-bench", "bench", *settings])
     blocking = [finding.name for finding in findings if finding.blocks]
     if not blocking:
         return f"`{command}` works here"

@@ -12,8 +12,8 @@ import uuid
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
+from tvr_bench import text_yaml
 from tvr_bench.card import write_card
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
@@ -66,7 +66,7 @@ def _write(
     for name in (WEIGHTS_FILE, TOKENIZER_FILE):
         shutil.copyfile(run_dir / name, folder / name)
     towers.save(getattr(model.network, "shapes", {}), folder)
-    atomic_write(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(portable(model.cfg))))
+    atomic_write(folder / CONFIG_FILE, text_yaml.dump(portable(model.cfg)))
     # a command line names folders, and people
     public = record.model_copy(update={"run": record.run.model_copy(update={"command": ""})})
     atomic_write(folder / RECORD_FILE, public.model_dump_json(indent=2) + "\n")

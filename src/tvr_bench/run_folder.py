@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,8 +90,8 @@ def keep_settings(cfg: Config, run_dir: Path, tokenizer: Tokenizer) -> None:
 
 def how_to_go_on(run_dir: Path) -> str:
     """Return what to tell the user whose run has stopped before its end."""
-    command = f"tvr-bench bench --config {run_dir / CONFIG_FILE} run.name={run_dir.name}"
-    return f"go on with `{command}`"
+    words = ["bench", "--config", str(run_dir / CONFIG_FILE), f"run.name={run_dir.name}"]
+    return f"go on with `{shlex.join(['tvr-bench', *words])}`"
 
 
 def remove_checkpoints(run_dir: Path) -> None:

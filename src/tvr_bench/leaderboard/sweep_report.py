@@ -6,6 +6,7 @@ or an axis with what was measured here.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,7 @@ def markdown_page(
 ) -> str:
     """Return the page of a sweep: what was measured, what the paper reports, what failed."""
     file = sweep.file
-    command = " ".join(["tvr-bench sweep", sweep.name, *settings])
+    command = shlex.join(["tvr-bench", "sweep", sweep.name, *settings])
     head = ["cell", "n", *(metric_label(m) for m in file.metrics)]
     lines = [f"# {plain(file.title)}", "", f"Made by `{command.replace('`', '')}`."]
     lines += [_conditions(measured), "", *_table(head, [_row(sweep, one) for one in measured])]
