@@ -56,6 +56,41 @@ def test_scene_text_is_there_by_what_it_says_and_where_it_lay() -> None:
     assert "test.text" not in _inputs("ocr.given=/x/a"), "our engine's text follows from settings"
 
 
+def _videos(root: Path, *words: str, of: dict[str, bytes]) -> str | None:
+    root.mkdir(exist_ok=True)
+    for name, held in of.items():
+        (root / f"{name}.mp4").write_bytes(held)
+    clips = tuple(Clip(f"v{i}", root / f"v{i}.mp4") for i in range(2))
+    queries = tuple(Query(f"q{i}", "red", f"v{i}") for i in range(2))
+    found = _inputs(f"paths.cache={root}", *words, train=Split(clips, queries))
+    return found["train.videos"].sha256 if "train.videos" in found else None
+
+
+def test_videos_are_there_by_what_their_files_hold(tmp_path: Path) -> None:
+    plain = _videos(tmp_path / "a", of={"v0": b"0", "v1": b"1"})
+    assert _videos(tmp_path / "copy", of={"v0": b"0", "v1": b"1"}) == plain
+    recoded = _videos(tmp_path / "b", of={"v0": b"0", "v1": b"recoded"})
+    swapped = _videos(tmp_path / "c", of={"v0": b"1", "v1": b"0"})
+    missing = _videos(tmp_path / "d", of={"v0": b"0"})
+    assert len({plain, recoded, swapped, missing}) == 4
+
+
+def test_videos_are_there_only_where_somebody_looks_into_them(tmp_path: Path) -> None:
+    features = ("backbone.name=features", "ocr.given=/x", "ocr.source=tracks")
+    files = {"v0": b"0", "v1": b"1"}
+    assert _videos(tmp_path, *features, "ocr.enabled=false", of=files) is None
+    assert _videos(tmp_path, *features, of=files) == _videos(tmp_path, of=files)
+
+
+def test_rendered_videos_are_there_by_their_script_whatever_the_encoder_made() -> None:
+    words = ["data=signvid", "data.preset=tiny", "model=meanpool"]
+    hashes = [
+        dataset_class("signvid")(config.load([*words, *more])).videos_hash("test")
+        for more in ([], ["paths.cache=/elsewhere"], ["data.seed=1"])
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_files_of_features_are_there_by_content(tmp_path: Path) -> None:
     words = ["backbone.name=features", "ocr.enabled=false"]
     for name, text in (("a", b"1"), ("b", b"1"), ("c", b"2")):
@@ -81,20 +116,21 @@ def test_pretrained_towers_are_there_by_their_weights() -> None:
 
 
 def test_tested_weights_bring_what_they_were_made_of(tmp_path: Path) -> None:
-    made = {"train.captions": {"name": "msrvtt 1ka", "sha256": A}}
+    given = {"name": "msrvtt 1ka", "sha256": A}
+    made = {"train.captions": given, "train.videos": given, "val.videos": given}
     write_run(tmp_path, "source")
     text = (tmp_path / "source" / "record.json").read_text()
     (tmp_path / "source" / "record.json").write_text(
         text.replace('"inputs": {}', f'"inputs": {made}'.replace("'", '"'))
     )
     found = _inputs(f"run.weights={tmp_path / 'source'}")
-    assert found["train.captions"].name == "msrvtt 1ka"
+    assert all(found[key].sha256 == A for key in made)
     bare = _inputs(f"run.weights={tmp_path / 'no record'}")["run.weights"]
     assert (bare.name, bare.sha256) == ("no record", C)
 
 
 @pytest.mark.parametrize(
-    "key", ["train.captions", "test.text", "backbone.weights", "test.captions"]
+    "key", ["train.captions", "train.videos", "test.text", "backbone.weights", "test.captions"]
 )
 def test_two_inputs_are_two_systems_that_do_not_look_alike(
     key: str, make_record: RecordFactory

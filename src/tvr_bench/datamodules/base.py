@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from tvr_bench.contents import Contents
 from tvr_bench.datamodules import tokens
-from tvr_bench.datamodules.contents import contents_hash, same_file
+from tvr_bench.datamodules.contents import contents_hash, same_file, videos_hash
 from tvr_bench.datamodules.items import Encoded, Items, Mirrored
 from tvr_bench.datamodules.loaders import retrieval_loaders, train_loader
 from tvr_bench.datamodules.refusals import check_bad_fraction, check_missing, check_sources
@@ -197,6 +197,10 @@ class VideoTextDataModule(pl.LightningDataModule):
     def contents_hash(self, name: str) -> str:
         """Return the SHA-256, as hex, of a split's clips with their spans and of its captions."""
         return contents_hash(self.split(name))
+
+    def videos_hash(self, name: str) -> str:
+        """Return the SHA-256, as hex, of what the files of a split's clips hold."""
+        return videos_hash(self.split(name), self.contents)
 
     @property
     def prepared(self) -> tuple[str, ...]:

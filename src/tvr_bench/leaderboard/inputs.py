@@ -1,7 +1,7 @@
 """What a run was given beside its settings, by content: two runs that differ in it are two systems.
 
-Keys are `SPLIT.captions` and `SPLIT.text` for what was read of a split, and a configuration's own
-keys for files, such as `backbone.weights`.
+Keys are `SPLIT.captions`, `SPLIT.videos` and `SPLIT.text` for what was read of a split, and a
+configuration's own keys for files, such as `backbone.weights`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.record import RECORD_FILE, Input, load_record
 from tvr_bench.schema import Config
+from tvr_bench.settings import extracted
 
 if TYPE_CHECKING:
     from tvr_bench.datamodules.base import VideoTextDataModule
@@ -46,6 +47,8 @@ def _of_splits(cfg: Config, data: VideoTextDataModule) -> Iterator[tuple[str, In
     name = " ".join(part for part in (cfg.data.name, data.variant, data.title) if part)
     for split in data.prepared:
         yield f"{split}.captions", Input(name=name, sha256=data.contents_hash(split))
+        if data.reads_text or not extracted(cfg):  # else nobody looks into the videos
+            yield f"{split}.videos", Input(name=name, sha256=data.videos_hash(split))
         if data.reads_text and cfg.ocr.given and cfg.ocr.source != "engine":
             clips = sorted(clip.id for clip in data.split(split).clips)
             text = settings_hash([(clip, data.windows(clip)) for clip in clips], 64)

@@ -11,6 +11,7 @@ from tvr_bench.datamodules.signvid.build import build
 from tvr_bench.datamodules.signvid.render import render_all
 from tvr_bench.datamodules.signvid.spec import PRESETS, Scene, Sizes, spec_hash
 from tvr_bench.datamodules.types import Clip, Query, Split
+from tvr_bench.files import settings_hash
 from tvr_bench.registry import register_dataset
 
 
@@ -41,6 +42,13 @@ class SignVidDataModule(VideoTextDataModule):
         """The folder of the videos; its name follows from what they show."""
         every = [scene for scenes in self.scenes.values() for scene in scenes]
         return self.cache / "signvid" / f"{self.cfg.data.preset}-{spec_hash(every)}"
+
+    def videos_hash(self, name: str) -> str:
+        """Return the hash of what the videos of a split show.
+
+        Their bytes depend on the version of the encoder, which makes no other data set.
+        """
+        return settings_hash(spec_hash(self.scenes[name]), 64)
 
     def materialise(self) -> None:
         """Render every video that is not there yet."""
