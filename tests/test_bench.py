@@ -426,6 +426,21 @@ def test_weights_of_another_training_are_refused_in_one_line(
     assert not (root / "runs" / "refused").exists()
 
 
+def test_a_test_without_a_readable_video_is_one_line_with_the_ledger(
+    places: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained = ["trainer.steps=null", "trainer.epochs=0"]
+    (tmp_path / "bad.mp4").write_bytes(b"this is no video")
+    (tmp_path / "own.csv").write_text("video,caption,split\nbad.mp4,something,test\n")
+    words = [*TINY_MODEL, *TINY_RUN, *places, "data=csv", f"data.file={tmp_path / 'own.csv'}"]
+    assert main(["bench", *words, "model=meanpool", *untrained, "run.name=none"]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert "none of the 1 videos of split 'test' can be read" in printed[-1]
+    ledger = Path(printed[-1].split("(see ")[1].split(")")[0])
+    assert json.loads(ledger.read_text())["id"] == "bad.mp4"
+    assert not [line for line in printed if "PatientLoader" in line]
+
+
 def test_no_text_is_read_for_a_model_that_looks_at_none(
     settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

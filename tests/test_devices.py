@@ -116,8 +116,13 @@ def test_a_batch_that_devices_cannot_share_is_refused_and_so_is_one_part_of_a_mo
         devices.check(config.load(["trainer.strategy=fsdp"]))
 
 
-def test_threads_are_shared_by_the_processes_of_a_machine() -> None:
+def test_threads_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = len(os.sched_getaffinity(0))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert devices.threads(config.load([])) == 3
+    assert devices.threads(config.load(["trainer.threads=5"])) == 5
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     assert devices.threads(config.load(["trainer.threads=5", "trainer.devices=2"])) == 5
     words = ["trainer.threads=null", f"trainer.devices={4 * cores}", "trainer.accelerator=cpu"]
     assert devices.threads(config.load(words)) == 1

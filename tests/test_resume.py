@@ -102,9 +102,13 @@ def test_other_settings_data_or_code_are_refused_by_name(
     assert config.load(file=folder / "config.yaml").run.force is None
 
 
-def test_what_changes_no_number_may_change(stopped: tuple[list[str], Path]) -> None:
+def test_what_changes_no_number_may_change(
+    stopped: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     words, folder = stopped
+    capsys.readouterr()
     assert main([*words, "trainer.log_every=1", "trainer.checkpoint_every=9"]) == 0
+    assert "goes on from step 2, in epoch 2\n" in capsys.readouterr().err
     assert (folder / "record.json").exists()
 
 

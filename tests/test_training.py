@@ -271,3 +271,11 @@ def test_logs_can_be_switched_off(run: Callable[..., tuple[Path, Record]]) -> No
     folder, _ = run("log.csv=false", "log.tensorboard=false")
     assert not (folder / "csv").exists() and not (folder / "tensorboard").exists()
     assert load_record(folder).run.id == folder.name
+
+
+def test_the_record_says_the_threads_that_were_told(
+    run: Callable[..., tuple[Path, Record]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    _, record = run("trainer.threads=null")
+    assert (record.env["threads"], record.efficiency.threads) == ("1", 1)

@@ -26,11 +26,13 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from torch.distributed.rendezvous import rendezvous
 
 from tvr_bench import early
+from tvr_bench.cores import cores, told_threads
 from tvr_bench.errors import UserError
 from tvr_bench.link import Link
 from tvr_bench.schema import Config
 
 _STORE = "TVR_STORE"  # port and process of the first process, for those that it starts
+_SHARED = "TVR_THREADS"  # OMP_NUM_THREADS is ours and not the user's
 _LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # of another launch: a shell inside a job, a notebook's kernel, an export that was forgotten
 _STALE = (*_LIGHTNING, "RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
@@ -135,9 +137,18 @@ def check(cfg: Config) -> None:
 
 
 def threads(cfg: Config) -> int:
-    """Return the threads of one training process."""
+    """Return the threads of one training process: those set, else OMP_NUM_THREADS, else its share.
+
+    That is of the cores that the processes on the CPU have.
+    """
     on_cpu = cfg.trainer.devices if cfg.trainer.accelerator != "gpu" else 1
-    return cfg.trainer.threads or max(1, len(os.sched_getaffinity(0)) // on_cpu)
+    return cfg.trainer.threads or told_threads() or max(1, cores() // on_cpu)
+
+
+def share_threads(cfg: Config) -> None:
+    """Tell the processes that Lightning starts their number of threads; it would choose one."""
+    if cfg.trainer.devices > 1 and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = os.environ[_SHARED] = str(threads(cfg))
 
 
 def strategy(cfg: Config) -> Strategy | str:
@@ -260,6 +271,8 @@ def _meet(place: Place, cfg: Config) -> tuple[Any, int | None, str]:
 
 def _forget(place: Place) -> None:
     """Leave no trace in the environment, so that another run can follow in this process."""
+    if os.environ.pop(_SHARED, None):
+        os.environ.pop("OMP_NUM_THREADS", None)
     if place.launcher == "ours":
         for name in (_STORE, *_LIGHTNING):
             os.environ.pop(name, None)

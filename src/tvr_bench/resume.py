@@ -194,8 +194,8 @@ def start(
     """Return the checkpoint to go on from, the newest that verifies; None where there is none.
 
     `data` is told the batch to begin with: Lightning makes its loader before it reads that. Says
-    so where that checkpoint is not the last one. Raises UserError where all are damaged or,
-    without `force`, where it belongs to another training, naming what differs.
+    from which step, and where that checkpoint is not the last one. Raises UserError where all are
+    damaged or, without `force`, where it belongs to another training, naming what differs.
     """
     first = trainer.is_global_zero
     if (path := durable.newest(folder)) is None:
@@ -208,6 +208,8 @@ def start(
     best = checkpoint[KEY]["best"]
     if first:
         durable.choose_best(folder, best and best[1])
+    if first:
+        _say(f"goes on from step {checkpoint['global_step']}, in epoch {checkpoint['epoch'] + 1}")
     if first and path.name != durable.LAST:
         _say(
             f"{folder / durable.LAST} is damaged; the run goes on from the checkpoint before it, "

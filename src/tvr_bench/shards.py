@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from tvr_bench.cores import cores
 from tvr_bench.files import remove_stale
 from tvr_bench.workers import Crew, Tick, Work
 
@@ -179,8 +180,3 @@ class _LogLines:
             highlight=False,
             soft_wrap=True,
         )
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from pathlib import Path
@@ -38,8 +37,7 @@ def precision(cfg: Config) -> str:
 def seed(cfg: Config) -> None:
     """Fix every random number and the number of threads, which orders floating-point sums."""
     torch.set_num_threads(devices.threads(cfg))
-    if cfg.trainer.devices > 1:  # else Lightning chooses a number when it starts the processes
-        os.environ["OMP_NUM_THREADS"] = str(devices.threads(cfg))
+    devices.share_threads(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
 
 

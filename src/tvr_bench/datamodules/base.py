@@ -22,7 +22,12 @@ from tvr_bench.datamodules import tokens
 from tvr_bench.datamodules.contents import contents_hash, same_file, videos_hash
 from tvr_bench.datamodules.items import Encoded, Items, Mirrored
 from tvr_bench.datamodules.loaders import retrieval_loaders, train_loader
-from tvr_bench.datamodules.refusals import check_bad_fraction, check_missing, check_sources
+from tvr_bench.datamodules.refusals import (
+    check_bad_fraction,
+    check_missing,
+    check_readable,
+    check_sources,
+)
 from tvr_bench.datamodules.types import Clip, Split, checked
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
@@ -171,6 +176,8 @@ class VideoTextDataModule(pl.LightningDataModule):
                 self.remark(line)
         if "train" in todo and part.whole and trains:
             check_bad_fraction(self)
+            for name in todo:
+                check_readable(self, name)
 
     def split(self, name: str) -> Split:
         """Return a split, read once and checked."""
@@ -240,6 +247,7 @@ class VideoTextDataModule(pl.LightningDataModule):
         return tokens.encode(self.tokenizer, [self.mirror(query.text) for query in queries])
 
     def _retrieval_loaders(self, name: str) -> list[DataLoader[Any]]:
+        check_readable(self, name)
         return retrieval_loaders(self._items[name], self.cfg, self._rank(), self._world())
 
     def _position(self) -> dict[str, int]:

@@ -68,3 +68,14 @@ def check_bad_fraction(data: VideoTextDataModule) -> None:
             f"'{min(bad)}' (see {where}); mend them or set trainer.max_bad_fraction="
             f"{len(bad) / total:.3f} or more"
         )
+
+
+def check_readable(data: VideoTextDataModule, name: str) -> None:
+    """Raise UserError where no video of a split can be read: nothing could be ranked."""
+    clips = data.split(name).clips
+    if clips and len(data.failed(name)) == len(clips):
+        where = data.ledger.path or "the ledger"
+        raise UserError(
+            f"none of the {len(clips)} videos of split '{name}' can be read, such as "
+            f"'{clips[0].id}' (see {where}); mend them, or give others"
+        )

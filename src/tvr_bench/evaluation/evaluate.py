@@ -128,7 +128,7 @@ def evaluate_features(
     gold = gold_positions(split)
     present = torch.tensor([clip.id not in failed for clip in split.clips])
     if not present.any():
-        raise UserError(f"no clip of split '{name}' could be read; see the ledger of failures")
+        raise UserError(f"no clip of split '{name}' could be read, so nothing is ranked")
     fits = max_matrix_gb is None or matrix_gb(len(gold), len(present)) <= max_matrix_gb
     size = _STREAM_BLOCK if block is None and not fits else block
     made = BlockScores(similarity, text, video, size, present)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tvr_bench.cores import cores
 from tvr_bench.errors import UserError
 from tvr_bench.files import check_file, json_text
 from tvr_bench.media.captioner import read_windows
@@ -25,7 +25,7 @@ def show_windows(videos: Sequence[Path], spec: WindowSpec, *, as_json: bool = Fa
     A video that cannot be read is named on stderr and the others are still read. Raises UserError
     where the engine or its models are missing.
     """
-    threads = os.cpu_count() or 1
+    threads = cores()
     engine = create_engine(spec.engine, threads=threads, **spec.engine_options)
     read = []
     for path in videos:
