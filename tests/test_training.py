@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from tvr_bench import config, progress, training
 from tvr_bench.bench import bench
@@ -265,6 +268,27 @@ def test_a_log_file_gets_lines_instead_of_a_bar(
     assert all("steps/s" in line and "loss" in line and "s left" in line for line in lines)
     assert "val R@1" in printed.err
     assert "\x1b" not in printed.err and "━" not in printed.out.split("meanpool on")[0]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_gets_one_bar_for_the_whole_run_and_nothing_is_cut(
+    width: int,
+    run: Callable[..., tuple[Path, Record]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(training, "terminal", lambda: True)
+    monkeypatch.setattr(training, "Bar", lambda: progress.Bar(console))
+    run(*EPOCHS, "log.tensorboard=true", "trainer.log_every=1")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
+    assert {line.split()[0] for line in lines} <= {"train", "validate", "test"}
+    counts = {found[1] for line in lines if (found := re.search(r"\d+/(\d+) ", line + " "))}
+    assert counts == {"6", "4"}, "steps of the run, batches of the test; never an epoch's"
+    (last,) = [line for line in lines if "6/6" in line and line.startswith("train")][-1:]
+    assert re.search(r"6/6 \d+\.\d/s  loss \d+\.\d{3}  val R@1 \d+\.\d  0:00:00 left", last)
+    assert max(map(len, lines)) <= width
 
 
 def test_logs_can_be_switched_off(run: Callable[..., tuple[Path, Record]]) -> None:

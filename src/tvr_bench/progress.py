@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any, cast
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 from tvr_bench.resume import MONITORS
 
@@ -20,18 +21,95 @@ def terminal() -> bool:
     return Console(file=sys.stderr).is_terminal
 
 
-class Bar(RichProgressBar):
-    """Lightning's bar, which asks the device for the loss on logged steps alone."""
+class Bar(pl.Callback):
+    """One bar for the whole training, and a short one for the test.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept: dict[str, Any] = {}
+    Beside it stand steps, rate, loss and the last validation. The loss is asked of the device on
+    logged steps alone.
+    """
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Return what stands beside the bar."""
-        if not trainer.training or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._kept = super().get_metrics(trainer, pl_module)
-        return self._kept
+    def __init__(self, console: Console | None = None) -> None:
+        """Take the terminal to draw on; None is that of stderr."""
+        self.console = console or Console(file=sys.stderr)
+        self._progress: Progress | None = None
+        self._start = 0.0
+        self._first = 0
+        self._loss = self._score = ""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin at the step that the run goes on from."""
+        self._start, self._first = time.perf_counter(), trainer.global_step
+        self._open(trainer, "train", int(trainer.estimated_stepping_batches), self._first)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Move on."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if isinstance(outputs, dict) and (not self._loss or trainer.global_step % every == 0):
+            self._loss = f"loss {float(outputs['loss']):.3f}"
+        self._update(trainer, "train")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what is done meanwhile."""
+        self._update(trainer, "validate")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show what the checkpoint is chosen by."""
+        name = cast(Any, pl_module).cfg.eval.best_by
+        if MONITORS[name] in trainer.callback_metrics:
+            self._score = f"val {name} {float(trainer.callback_metrics[MONITORS[name]]):.1f}"
+        self._update(trainer, "train")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the bar of the test."""
+        self._loss = self._score = ""
+        self._open(trainer, "test", int(sum(cast(Any, trainer).num_test_batches)), 0)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Move on."""
+        if self._progress is not None:
+            self._progress.advance(self._progress.task_ids[0])
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the bar as it is, after an error too."""
+        self._close()
+
+    def _open(self, trainer: pl.Trainer, what: str, total: int, done: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
+            console=self.console,
+            expand=True,
+            refresh_per_second=4,
+        )
+        self._progress.add_task(what, total=total, completed=done, text="")
+        self._progress.start()
+
+    def _update(self, trainer: pl.Trainer, what: str) -> None:
+        if self._progress is None:
+            return
+        done, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+        seconds = time.perf_counter() - self._start
+        rate = (done - self._first) / seconds if seconds else 0.0
+        left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate else ""
+        parts = (f"{rate:.1f}/s", self._loss, self._score, left)
+        text = "  ".join(part for part in parts if part)
+        self._progress.update(
+            self._progress.task_ids[0], completed=done, description=what, text=text
+        )
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
 
 class LogLineProgress(pl.Callback):

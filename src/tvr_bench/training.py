@@ -79,7 +79,7 @@ def build_trainer(
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         logger=_loggers(cfg, run_dir),
         fast_dev_run=trainer.smoke,
-        enable_progress_bar=terminal(),  # else Lightning adds its own beside the plain lines
+        enable_progress_bar=False,  # Lightning's own; ours is among the callbacks
         num_sanity_val_steps=0,
         enable_model_summary=False,
         default_root_dir=run_dir,
