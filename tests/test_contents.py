@@ -154,3 +154,14 @@ def test_a_memory_that_cannot_be_written_costs_time_alone(
     known = Contents(_written(tmp_path / "file", b""))
     assert known.sha256(path) == hashlib.sha256(b"one").hexdigest()
     assert "cannot remember" in caplog.text
+
+
+def test_what_takes_long_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [_written(tmp_path / name, b"12") for name in ("a", "b")]
+    monkeypatch.setattr(module, "_LONG_BYTES", 4)
+    Contents(tmp_path / "one").of(files[:1])
+    assert capsys.readouterr().err == ""
+    Contents(tmp_path / "two").of(files)
+    assert "hash files: 2/2 files" in capsys.readouterr().err

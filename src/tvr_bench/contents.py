@@ -13,16 +13,20 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeAlias
+
+from tvr_bench.shards import progress_of
 
 MEMORY_FILE = "contents.jsonl"
 _THREADS = 8  # at most; hashing frees the interpreter
 # A file that was written so shortly before it was read could be written again without a change of
 # its times: FAT counts in two seconds, others in milliseconds. It is hashed again the next time.
 _SETTLED_NS = 2_500_000_000
+_LONG_BYTES = 2 << 30  # to hash less takes seconds, and needs no bar
 _log = logging.getLogger(__name__)
 
 State: TypeAlias = tuple[int, int, int, int]  # size, mtime and ctime in ns, inode
@@ -58,10 +62,12 @@ class Contents:
                 found[path] = was[1]
             else:
                 todo.append(path)
-        for path, (state, digest) in zip(todo, _side_by_side(todo), strict=True):
-            found[path] = digest
-            if state is not None and isinstance(digest, str):
-                self._remember(os.path.abspath(path), state, digest)
+        with _progress(todo) as update:
+            for done, (path, read) in enumerate(zip(todo, _side_by_side(todo), strict=True), 1):
+                state, found[path] = read
+                if state is not None and isinstance(read[1], str):
+                    self._remember(os.path.abspath(path), state, read[1])
+                update(done)
         return found
 
     def _remember(self, name: str, state: State, digest: str) -> None:
@@ -76,6 +82,13 @@ class Contents:
                 file.write(line.encode())
         except OSError as error:  # only time is lost by it
             _log.warning("cannot remember what files hold in %s: %s", self._memory, error)
+
+
+def _progress(todo: list[Path]) -> AbstractContextManager[Callable[[int], None]]:
+    states = [_state_at(path) for path in todo]
+    if sum(state[0] for state in states if state) < _LONG_BYTES:
+        return nullcontext(lambda done: None)
+    return progress_of("hash files", len(todo), "file")
 
 
 def _remembered(memory: Path) -> Iterator[tuple[str, tuple[State, str]]]:

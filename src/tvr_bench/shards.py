@@ -31,7 +31,7 @@ from tvr_bench.cores import cores
 from tvr_bench.files import remove_stale
 from tvr_bench.workers import Crew, Tick, Work
 
-__all__ = ["Shard", "Tick", "Work", "cores", "run_shards"]
+__all__ = ["Shard", "Tick", "Work", "cores", "progress_of", "run_shards"]
 
 _LOG_EVERY_S = 20.0  # a log file gets a line this often instead of a moving bar
 
@@ -73,7 +73,7 @@ def run_shards(
         remove_stale(folder)
     total = sum(len(s.items) for s in todo)
     alone = workers == 0 or (workers == 1 and timeout is None)
-    with _progress(title, total, unit) as update:
+    with progress_of(title, total, unit) as update:
         if alone:
             _run_here(todo, work, update)
         else:
@@ -128,7 +128,8 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def _progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress_of(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar, or lines in a log file, and yield what takes how many of `total` are done."""
     console = Console(file=sys.stderr)
     columns = (
         TextColumn("{task.description:<22}"),
