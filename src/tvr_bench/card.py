@@ -136,7 +136,7 @@ def _protocol(record: Record) -> str:
 
 
 def _settings(record: Record, folder: Path) -> str:
-    changes = settings_in(record, folder).changes().split()
+    changes = settings_in(record, folder).changes()
     cost = record.efficiency
     time = "" if not cost.train_s else f"trained for {cost.train_s / 60:.1f} minutes"
     lines = [

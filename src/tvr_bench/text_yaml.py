@@ -60,15 +60,20 @@ for _tag in ("str", "int", "float", "bool", "null", "timestamp"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _scalar)
 
 
-def parse(text: str) -> Any:
-    """Return what a YAML text holds; raises `yaml.YAMLError` where it is none."""
-    text = str(text)  # libyaml wants no other class
+def check_depth(text: str) -> None:
+    """Raise `yaml.YAMLError` where a text is no YAML, or so deep that it would end its reader."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise yaml.YAMLError(f"it is over the limit of {_DEEPEST} levels")
+
+
+def parse(text: str) -> Any:
+    """Return what a YAML text holds; raises `yaml.YAMLError` where it is none."""
+    text = str(text)  # libyaml wants no other class
+    check_depth(text)
     content = yaml.load(text, Loader=_Loader)
     rest, count = [content], 0
     while rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tvr_bench.datamodules.tokens import (
     train_tokenizer,
 )
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers.hub import CLIP_ENDS
 
 CAPTIONS = [
     "a red square moves to the left",
@@ -78,6 +80,26 @@ def test_no_text_is_unknown(text: str, tokenizer: Tokenizer) -> None:
     assert ids.max() < 400
     assert mask.sum() >= 2
     assert wide.decode(ids[0].tolist()).strip() == wide.normalizer.normalize_str(text).strip()
+
+
+@pytest.mark.parametrize("text", ["<pad>", "a <s> red </s> square", "</s>"])
+def test_a_caption_that_reads_like_a_special_token_is_text(
+    text: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    save_tokenizer(tokenizer, path := tmp_path / "tokenizer.json")
+    copies = (Tokenizer.from_str(tokenizer.to_str()), pickle.loads(pickle.dumps(tokenizer)))
+    for one in (tokenizer, load_tokenizer(path, WORDS), *copies):
+        ids, mask = (part[0] for part in encode(one, [text]))
+        inside = ids[mask][1:-1]
+        assert len(inside) and (inside > 2).all()
+        assert one.decode(ids.tolist()).strip() == text
+
+
+def test_clip_reads_its_own_ends_in_a_text_as_openai_does() -> None:
+    tokenizer = train_tokenizer(["a cat"], 400, 12)
+    tokenizer.add_special_tokens([*CLIP_ENDS])
+    ids, _ = encode(tokenizer, [f"a {CLIP_ENDS[1]} cat"])
+    assert tokenizer.token_to_id(CLIP_ENDS[1]) in ids
 
 
 def test_the_same_captions_make_the_same_tokenizer_and_others_another() -> None:

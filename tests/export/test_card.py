@@ -40,6 +40,16 @@ def test_without_a_licence_the_card_says_so(run: Path, tmp_path: Path) -> None:
     assert "not chosen yet" in (tmp_path / "new" / CARD_FILE).read_text()
 
 
+def test_a_setting_with_spaces_stays_whole(run: Path, exported: Path) -> None:
+    record = load_record(run)
+    settings = record.settings | {"data.prompt": "a film of  the sea", "model.heads": "7"}
+    card = write_card(record.model_copy(update={"settings": settings}), run, exported, None)
+    line = next(line for line in card.splitlines() if "other than the defaults" in line)
+    assert {"data.prompt=a film of the sea", "model.heads=7"} <= set(
+        line.partition(": ")[2].split(", ")
+    )
+
+
 class _Elements(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

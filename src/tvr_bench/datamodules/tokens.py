@@ -118,8 +118,13 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.n
 def encode_counting(
     tokenizer: Tokenizer, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ids and mask as of `encode`, and which texts were too long and are cut, bool [B]."""
-    if is_clip(tokenizer):
+    """Return ids and mask as of `encode`, and which texts were too long and are cut, bool [B].
+
+    `<pad>` in a text is its letters; only OpenAI's tokenizer reads its own ends in a text as such.
+    """
+    openai = is_clip(tokenizer)
+    tokenizer.encode_special_tokens = not openai  # no copy and no file of a tokenizer keeps it
+    if openai:
         texts = [as_openai_reads(text) for text in texts]
     encoded = tokenizer.encode_batch(list(texts))
     ids = np.array([e.ids for e in encoded], dtype=np.int64)

@@ -28,7 +28,7 @@ def said(record: Record, settings: RunSettings) -> str:
     if train is not None and test is not None and train.name != test.name:
         named["trained_on"] = train.name
     parts = [f"{key}={value.replace(' ', '_')}" for key, value in named.items()]
-    return " ".join([part for part in (settings.changes(), *parts) if part])
+    return " ".join((*settings.changes(), *parts))
 
 
 def made_of(record: Record, settings: RunSettings) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import yaml
 from omegaconf import OmegaConf
 
-from tvr_bench import config
+from tvr_bench import config, text_yaml
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.record import Record
@@ -59,15 +59,15 @@ class RunSettings:
         }
         return RunSettings(kept, self.variant)
 
-    def changes(self) -> str:
+    def changes(self) -> tuple[str, ...]:
         """Return `key=value` of what is not the default of the model, the data set and the track.
 
         What a column of its own shows is not repeated. Empty where there is nothing to compare.
         """
         usual = _usual(self.values)
         if usual is None:
-            return ""
-        return " ".join(
+            return ()
+        return tuple(
             f"{key}={value}"
             for key, value in self.values.items()
             if usual.get(key) != value and not self._is_shown(key)
@@ -102,6 +102,7 @@ def read_settings(run_dir: Path) -> RunSettings:
         if not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
             return RunSettings()
         text = path.read_text(encoding="utf-8", errors="replace")
+        text_yaml.check_depth(text)
         content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return RunSettings(_kept(content))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
