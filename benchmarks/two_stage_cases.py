@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from tvr_bench.evaluation.candidates import choose, first_stage, in_order
+from tvr_bench.evaluation.outcome import Found
 from tvr_bench.evaluation.ranks import Ranks
-from tvr_bench.evaluation.scoring import BlockScores, Found, MatrixScores, rank_both
+from tvr_bench.evaluation.scoring import BlockScores, MatrixScores, rank_both
 from tvr_bench.evaluation.two_stage import Stages, rerank_pairs, search
 from tvr_bench.models.eercf import Eercf
 from tvr_bench.registry import create_model

@@ -124,6 +124,16 @@ def test_the_ranks_give_the_metrics_again(finished: Path) -> None:
     assert len(set(ranks["query_ids"])) == len(set(ranks["clip_ids"])) == 16
 
 
+def test_the_ranks_name_what_was_found_for_every_query(finished: Path) -> None:
+    ranks = load_ranks(load_record(finished), finished)
+    found, gallery = ranks["t2v_found"], ranks["gallery_ids"]
+    assert len(found) == len(ranks["query_ids"]) and found.max() < len(gallery)
+    for row, clip in enumerate(ranks["query_clip_ids"].tolist()):
+        place = int(ranks["t2v_ahead"][row])
+        if not ranks["t2v_tied"][row] and place < found.shape[1]:
+            assert gallery[found[row, place]] == clip
+
+
 def test_a_run_repeats_from_its_own_configuration_to_the_byte(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from tvr_bench.leaderboard.result import ranks_of
 from tvr_bench.leaderboard.table import build_leaderboard
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import towers
-from tvr_bench.picture import draw_picture, found_first
+from tvr_bench.picture import draw_picture
 from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.report import SPLIT, make_record, print_result
 from tvr_bench.run_folder import how_to_go_on, keep_settings, open_run, remove_checkpoints
@@ -126,8 +126,7 @@ def conclude(
         wall_s=time.perf_counter() - started,
     )
     split = data.split(SPLIT)
-    found = found_first(model, data, result)
-    save_record(record, run_dir, ranks_of(result, split, data.units(split), found))
+    save_record(record, run_dir, ranks_of(result, split, data.units(split)))
     if not cfg.trainer.keep_checkpoints:
         remove_checkpoints(run_dir)  # the record and the weights are on the disk
     picture = draw_picture(model, data, result, run_dir) if cfg.run.picture else None

@@ -17,14 +17,12 @@ from tvr_bench.datamodules.base import VideoTextDataModule
 from tvr_bench.datamodules.types import Clip
 from tvr_bench.evaluation.candidates import in_order
 from tvr_bench.evaluation.evaluate import EvaluationResult
-from tvr_bench.leaderboard.result import sample_queries
 from tvr_bench.leaderboard.strips import Hit, QueryStrip, draw_retrieval
 from tvr_bench.media.video import VideoError, probe, read_frames, segment_centres
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.report import SPLIT, as_scored
 
 _PICTURE = "retrieval.png"
-_KEPT = 10  # videos of a query that a record keeps
 _QUERIES, _HITS, _STRIP_FRAMES, _STRIP_SIZE = 4, 5, 6, (120, 168)
 
 
@@ -60,21 +58,6 @@ def draw_picture(
     title = f"{model.cfg.model.name} on {model.cfg.data.name}, {len(split.clips)} videos"
     draw_retrieval(path, strips, title)
     return path
-
-
-def found_first(
-    model: RetrievalModule, data: VideoTextDataModule, result: EvaluationResult
-) -> dict[str, list[str]]:
-    """Return by query id, of the queries that a record keeps, the ids of the first ten videos."""
-    split = data.split(SPLIT)
-    clips = [split.clips[i].id for i in data.items(SPLIT).readable]
-    places = {query.id: i for i, query in enumerate(split.queries)}
-    sample = [query.id for query in sample_queries(split.queries)]
-    order, _ = ranked(model, result, [places[query] for query in sample])
-    return {
-        query: [clips[i] for i in best]
-        for query, best in zip(sample, order[:, :_KEPT].tolist(), strict=True)
-    }
 
 
 def ranked(

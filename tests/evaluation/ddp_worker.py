@@ -67,7 +67,7 @@ def evaluate(
 ) -> EvaluationResult:
     """The result of one process that saw these positions of each kind, in batches of 5."""
     split = split_of(texts, videos)
-    metric = RetrievalMetric(similarity, split, name="test", block=64, **settings)
+    metric = RetrievalMetric(similarity, split, name="test", block=64, top=10, **settings)
     for kind, positions in shares.items():
         for part in torch.tensor(positions, dtype=torch.int64).split(5):
             metric.update(kind, part, features_of(kind, part))
@@ -84,7 +84,8 @@ def summary(result: EvaluationResult) -> dict[str, Any]:
         for field in dataclasses.fields(getattr(result, name))
     }
     metrics = {name: getattr(result, name) for name in ("t2v", "v2t", "in_group", "by_skill")}
-    return metrics | ranks | {"flat": result.flat()}
+    assert result.best is not None
+    return metrics | ranks | {"flat": result.flat(), "best": result.best.tolist()}
 
 
 def main(spec_file: Path, rank: int) -> None:

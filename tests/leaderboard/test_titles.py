@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from leaderboard.fake_runs import SKILLS, evaluate, make_split, write_run
 from tvr_bench.leaderboard.chart import Chart, Label, Mark, place_labels
 from tvr_bench.leaderboard.record import load_ranks, load_record, save_record
@@ -76,11 +78,14 @@ def test_a_few_queries_show_what_was_found_instead(tmp_path: Path) -> None:
     split = make_split(64)
     run = write_run(tmp_path, "a", strength=-3.0, split=split)
     record, arrays = load_record(run), load_ranks(load_record(run), run)
-    found = {query.id: ["v7", "v3"] for query in split.queries}
-    kept = ranks_of(evaluate(split, dict.fromkeys(SKILLS, -3.0), 0), split, None, found)
-    assert kept["sample_found_ids"][0] == "v7\nv3"
-    more = {name: kept[name] for name in ("sample_found_ids", "sample_found_texts")}
+    result = evaluate(split, dict.fromkeys(SKILLS, -3.0), 0)
+    result.best = np.tile(np.array([7, 3, -1], np.int32), (len(split.queries), 1))
+    kept = ranks_of(result, split)
+    more = {name: kept[name] for name in ("t2v_found", "gallery_ids", "sample_found_texts")}
     save_record(record, run, {**arrays, **more})
+    kept = load_ranks(record, run)
+    assert kept["t2v_found"].dtype == np.int32 and kept["t2v_found"][0].tolist() == [7, 3, -1]
+    assert kept["gallery_ids"].tolist() == [clip.id for clip in split.clips]
     page = build_leaderboard(tmp_path, tmp_path / "out").html.read_text()
     assert f"found: {split.queries[7].text}" in page
 

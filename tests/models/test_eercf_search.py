@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.eercf_case import FRAMES, D, P, make_model
 from tvr_bench.evaluation.efficiency import count_flops
-from tvr_bench.evaluation.scoring import Found
+from tvr_bench.evaluation.outcome import Found
 from tvr_bench.evaluation.two_stage import Stages, search
 from tvr_bench.models.eercf import Eercf
 

@@ -18,6 +18,8 @@ from tvr_bench.evaluation.scoring import BlockSize, Features
 from tvr_bench.evaluation.two_stage import Stages
 from tvr_bench.evaluation.vector_scores import Vectors
 
+_LISTED = 10  # first videos of each text that the result of a test keeps
+
 
 class RetrievalEvaluation(pl.Callback):
     """Evaluates every model the same way at the end of each validation and test epoch.
@@ -149,6 +151,7 @@ class RetrievalEvaluation(pl.Callback):
             stages=self._stages(trainer, pl_module),
             vectors=_vectors(trainer, pl_module),
             v2t=self.v2t,
+            top=_LISTED if name == "test" else 0,
         ).to(pl_module.device)
 
     def _stages(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Stages | None:

@@ -30,6 +30,11 @@ class Candidates:
     items: Tensor
     first: Tensor
 
+    def split(self, k: int) -> tuple[Candidates, Candidates]:
+        """Return the first k items of each query, and the others."""
+        left, right = (self.items[:, :k], self.first[:, :k]), (self.items[:, k:], self.first[:, k:])
+        return Candidates(*left), Candidates(*right)
+
 
 def first_stage(
     recall: Recall, text: Features, video: Features, tile: tuple[int, int]
@@ -63,17 +68,17 @@ def _dot(text: Features, video: Features) -> Tensor:
 
 
 def choose(
-    made: BlockScores, k: int, keep: bool
+    made: BlockScores, k: int, keep: bool, more: int = 0
 ) -> tuple[Candidates, Candidates, int, Tensor | None]:
     """Return the candidates of all N texts and of all V videos, each direction on its own.
 
     Then how many of the scores are NaN, and if `keep` the scores themselves, float32 [N, V].
-    Everything is on the CPU. The scores are walked once.
+    Texts have `more` candidates than k. Everything is on the CPU. The scores are walked once.
     """
     texts, videos = made.shape
     matrix = torch.empty(texts, videos) if keep else None
     device = next(iter(made.text.values())).device
-    by_text = _Best(texts, min(k, videos), device)
+    by_text = _Best(texts, min(k + more, videos), device)
     by_video = _Best(videos, min(k, texts), device)
     nan = 0
     for rows, columns in made.blocks():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +18,16 @@ from tvr_bench.datamodules.types import Split
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.finding import by_similarity, by_vectors, check_room, in_two_stages
 from tvr_bench.evaluation.groups import chance_metrics, group_pairs, group_ranks
+from tvr_bench.evaluation.outcome import Found, StageCost
 from tvr_bench.evaluation.ranks import Floats, Ints, Metrics, Ranks
 from tvr_bench.evaluation.scoring import (
     BlockScores,
     BlockSize,
     Features,
-    Found,
     Similarity,
-    StageCost,
     matrix_gb,
 )
+from tvr_bench.evaluation.top import Lists
 from tvr_bench.evaluation.two_stage import Stages
 from tvr_bench.evaluation.vector_scores import Vectors
 
@@ -47,7 +48,8 @@ class EvaluationResult:
     `pairs_scored` are pairs that the model scored, `stages` says how two stages shared the work.
     `scores` is the matrix, float32 [N, M], where it was asked for and fits in memory (two stages
     have none); `text` and `video` are the features in the order of queries and readable clips,
-    where asked for.
+    where asked for. `best` int32 [N, k] are the first clips of each query, best first, as positions
+    in the split's clips `gallery_ids`, -1 where no more have a score; None unless asked for.
     """
 
     split: str
@@ -68,6 +70,8 @@ class EvaluationResult:
     query_ms: Floats
     stages: StageCost | None = None
     scores: Tensor | None = None
+    best: Lists | None = None
+    gallery_ids: tuple[str, ...] = ()
     text: Features = field(default_factory=dict)
     video: Features = field(default_factory=dict)
 
@@ -114,6 +118,7 @@ def evaluate_features(
     stages: Stages | None = None,
     vectors: Vectors | None = None,
     v2t: str = "caption",
+    top: int = 0,
 ) -> EvaluationResult:
     """Return the result of N texts against M clips, from features in the order of the split.
 
@@ -121,8 +126,10 @@ def evaluate_features(
     is kept, only ranks: they are the same. With `stages` the search has two stages, and `block`
     bounds only how many pairs are scored at once. With `vectors`, a model's `score_vectors`, ranks
     are exact and neither `similarity` nor `block` is used. `v2t` says how many captions of a clip
-    compete: each by itself (`caption`) or as one (`group`). Raises UserError where features and
-    split do not fit, and where the candidates of two stages do not fit in `max_matrix_gb`.
+    compete: each by itself (`caption`) or as one (`group`). The first `top` clips of each text are
+    kept, at most 64: of equal scores the first in the split, and none without a score. Raises
+    UserError where features and split do not fit, and where the candidates of two stages do not fit
+    in `max_matrix_gb`.
     """
     start = time.perf_counter()
     gold = gold_positions(split)
@@ -139,15 +146,15 @@ def evaluate_features(
         )
     rows, columns = group_pairs(gold.tolist(), [query.group for query in split.queries])
     wanted = torch.cat([torch.arange(len(gold)), rows]), torch.cat([gold, columns])
-    grouped = v2t == "group"
+    how: dict[str, Any] = {"grouped": v2t == "group", "top": top}
     if stages is not None:
         check_room(stages, len(gold), len(present), max_matrix_gb)
-        found = in_two_stages(stages, made, gold, wanted, present, keep=fits, grouped=grouped)
+        found = in_two_stages(stages, made, gold, wanted, present, keep=fits, **how)
     elif vectors is not None:
         keep = fits and keep_scores
-        found = by_vectors(vectors, made, gold, wanted, present, keep=keep, grouped=grouped)
+        found = by_vectors(vectors, made, gold, wanted, present, keep=keep, **how)
     else:
-        found = by_similarity(made, gold, wanted, keep=fits, grouped=grouped)
+        found = by_similarity(made, gold, wanted, keep=fits, **how)
     found = found if keep_scores else replace(found, scores=None)
     result = _result(split, name, failed, found, _rank(found, gold, rows), gold)
     return replace(result, seconds=time.perf_counter() - start)
@@ -219,6 +226,8 @@ def _result(
         query_ms=found.query_ms,
         stages=found.stages,
         scores=found.scores,
+        best=found.best,
+        gallery_ids=tuple(clip.id for clip in split.clips),
     )
 
 

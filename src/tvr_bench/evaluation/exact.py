@@ -65,14 +65,14 @@ class ExactPass:
 
     @cached_property
     def _texts(self) -> Tensor:
-        return _first_alike(self.text)
+        return first_alike(self.text)
 
     @cached_property
     def _videos(self) -> Tensor:
-        return _first_alike(self.video)
+        return first_alike(self.video)
 
 
-def _first_alike(vectors: Tensor) -> Tensor:
+def first_alike(vectors: Tensor) -> Tensor:
     """Return for each vector the position of one that has the same bits, int64 [n]."""
     _, kind = torch.unique(vectors.view(torch.int32), dim=0, return_inverse=True)
     places = torch.arange(len(vectors), device=vectors.device)

@@ -3,7 +3,8 @@
 N texts, M videos of the gallery, V videos that could be read, K pairs asked about.
 `gold` int64 [N] is the video of each text, `present` bool [M] marks the V videos; of the pairs
 `wanted` the first N are the right ones. `keep`: the matrix of scores is kept. `grouped`: the
-captions of a clip compete as one, by their best score.
+captions of a clip compete as one, by their best score. `top`: how many of the best videos of each
+text are listed.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from torch import Tensor
 
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.counting import count_nan
+from tvr_bench.evaluation.outcome import Found
 from tvr_bench.evaluation.scoring import (
     BlockScores,
-    Found,
     MatrixScores,
     matrix_gb,
     rank_both,
     rank_grouped,
 )
+from tvr_bench.evaluation.top import Top
 from tvr_bench.evaluation.two_stage import Stages, list_gb, search
 from tvr_bench.evaluation.vector_scores import Vectors, VectorScores
+from tvr_bench.evaluation.vector_top import best_of_vectors
 
 Pairs = tuple[Tensor, Tensor]  # texts and videos by position, int64 [K] each
 
@@ -36,6 +39,7 @@ def in_two_stages(
     *,
     keep: bool,
     grouped: bool,
+    top: int = 0,
 ) -> Found:
     """Return what a search in two stages finds."""
     if grouped and stages.parity == "none":
@@ -48,6 +52,7 @@ def in_two_stages(
         *(made.text, made.video, gold, wanted, present),
         keep=keep,
         chunk=made.sides[0] * made.sides[1],
+        top=top,
     )
 
 
@@ -60,6 +65,7 @@ def by_vectors(
     *,
     keep: bool,
     grouped: bool,
+    top: int = 0,
 ) -> Found:
     """Return what the dot products of all pairs say, exactly."""
     with torch.inference_mode():
@@ -75,13 +81,15 @@ def by_vectors(
         pairs_scored=scores.pairs_scored,
         query_ms=scores.query_ms,
         scores=scores.matrix() if keep else None,
+        best=best_of_vectors(scores.text, scores.video, scores.columns, top) if top else None,
     )
 
 
 def by_similarity(
-    made: BlockScores, gold: Tensor, wanted: Pairs, *, keep: bool, grouped: bool
+    made: BlockScores, gold: Tensor, wanted: Pairs, *, keep: bool, grouped: bool, top: int = 0
 ) -> Found:
     """Return what the scores of all pairs say; `wanted` are gathered in one pass."""
+    made.top = Top(made.shape[0], top) if top else None
     matrix = made.matrix() if keep else None
     scores = made if matrix is None else MatrixScores(matrix)
     values = scores.gather(*wanted)
@@ -97,6 +105,7 @@ def by_similarity(
         pairs_scored=made.pairs_scored,
         query_ms=made.query_ms,
         scores=matrix,
+        best=None if made.top is None else made.top.lists(),
     )
 
 

@@ -52,6 +52,7 @@ class RetrievalMetric(Metric):
         stages: Stages | None = None,
         vectors: Vectors | None = None,
         v2t: str = "caption",
+        top: int = 0,
         **kwargs: Any,
     ) -> None:
         """Take what `evaluate_features` takes; `keep_features` keeps them in the result."""
@@ -60,7 +61,7 @@ class RetrievalMetric(Metric):
         self.failed = frozenset(failed)
         self.block, self.max_matrix_gb = block, max_matrix_gb
         self.keep_scores, self.keep_features = keep_scores, keep_features
-        self.stages, self.vectors, self.v2t = stages, vectors, v2t
+        self.stages, self.vectors, self.v2t, self.top = stages, vectors, v2t, top
         self.result: EvaluationResult | None = None
         for kind in KINDS:
             for part in PARTS:
@@ -132,6 +133,7 @@ class RetrievalMetric(Metric):
             stages=self.stages,
             vectors=self.vectors,
             v2t=self.v2t,
+            top=self.top,
         )
         if self.keep_features:
             self.result.text = {name: tensor.cpu() for name, tensor in text.items()}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -23,45 +22,11 @@ from torch import Tensor
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.counting import count_nan, count_rows
 from tvr_bench.evaluation.ranks import Floats, Ranks, best_gold, rank_pairs
+from tvr_bench.evaluation.top import Top
 
 Features = dict[str, Tensor]  # every tensor is [items, ...]
 Similarity = Callable[[Features, Features], Tensor]
 BlockSize = Sequence[int] | int | None  # texts x videos; None is everything at once
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What a search in two stages did; the seconds are those of both directions.
-
-    `recall_pairs` dot products of stage one chose `pairs_t2v` and `pairs_v2t` candidates. A pair
-    that both directions ask for is scored once.
-    """
-
-    k: int
-    recall_pairs: int
-    pairs_t2v: int
-    pairs_v2t: int
-    recall_s: float
-    rerank_s: float
-
-
-@dataclass(frozen=True)
-class Found:
-    """What scoring a split found, in one stage or two.
-
-    `values` [K] belong to the pairs that were asked for: greater is better in the order of the
-    pair's text, NaN the worst. `t2v` [N] and `v2t` [M] are the ranks, `query_ms` float64 [N] each
-    text's share of the time, `scores` the matrix [N, M] where there is one.
-    """
-
-    values: Tensor
-    t2v: Ranks
-    v2t: Ranks
-    nan_scores: int
-    pairs_scored: int
-    query_ms: Floats
-    scores: Tensor | None = None
-    stages: StageCost | None = None
 
 
 class PairScores(Protocol):
@@ -89,8 +54,11 @@ class BlockScores:
     """Scores that are made again each time they are asked for, one block at a time.
 
     `query_ms` (float64 [N], each text's share of the time its blocks took) adds up over all passes;
-    `nan_scores` is that of the last count.
+    `nan_scores` is that of the last count. `top`, if there is one, is told of every score by
+    `matrix` and by `count`, one of which is to be called.
     """
+
+    top: Top | None = None
 
     def __init__(
         self,
@@ -150,7 +118,9 @@ class BlockScores:
         """Return all scores, float32 [N, M] on the CPU; NaN where a video is not present."""
         matrix = torch.full(self.shape, torch.nan)
         for texts, videos in self.blocks():
-            matrix[texts, self.columns[videos]] = self.score(texts, videos).cpu()
+            scores = self.score(texts, videos)
+            self._tell(texts, videos, scores)
+            matrix[texts, self.columns[videos]] = scores.cpu()
         return matrix
 
     def best_of(self, group: Tensor, groups: int) -> Tensor:
@@ -195,6 +165,7 @@ class BlockScores:
         self.nan_scores = 0
         for texts, videos in self.blocks():
             scores = self.score(texts, videos)
+            self._tell(texts, videos, scores)
             found_texts[:, texts] += torch.stack(count_rows(scores, by_text[texts]))
             found_videos[:, videos] += torch.stack(count_rows(scores.T, by_video[videos]))
             self.nan_scores += count_nan(scores)
@@ -202,6 +173,10 @@ class BlockScores:
         gallery[:, self.columns] = found_videos.cpu()
         found_texts = found_texts.cpu()
         return found_texts[0], found_texts[1], gallery[0], gallery[1]
+
+    def _tell(self, texts: slice, videos: slice, scores: Tensor) -> None:
+        if self.top is not None:
+            self.top.add(texts, self.columns[videos], scores)
 
 
 class MatrixScores:

@@ -33,20 +33,19 @@ from tvr_bench.evaluation.candidates import (
     first_stage,
     from_steps,
 )
-from tvr_bench.evaluation.ranks import Ranks, best_gold, rank_pairs
+from tvr_bench.evaluation.outcome import Found, StageCost
+from tvr_bench.evaluation.ranks import Ranks, best_gold
+from tvr_bench.evaluation.released import as_released, rank_as_released
 from tvr_bench.evaluation.scoring import (
     Features,
-    Found,
     MatrixScores,
     PairScores,
-    StageCost,
-    rank_grouped,
 )
+from tvr_bench.evaluation.top import Lists, best_of_candidates, best_of_rows
 
 PARITIES = ("none", "eercf")
 _TILE = (1024, 1024)  # 4 MB of scores
 _PAIR_BYTES = 64  # per candidate, of the lists below at their largest
-_BONUS = 100.0  # of a candidate in the released EERCF
 _FINE = 2.0**33  # what the place of a fine score is more than its step
 
 
@@ -56,7 +55,7 @@ class Stages:
 
     `recall(features)` returns the vectors [n, D] of texts or videos, `rerank(text, video)` the
     scores [P] of row i of both, where one row of `video` stands for all texts. `parity="eercf"`
-    ranks as the released EERCF does (`_rank_as_released`), with the logit scale `scale`. Raises
+    ranks as the released EERCF does (`released`), with the logit scale `scale`. Raises
     UserError for k below 1 and an unknown parity.
     """
 
@@ -85,19 +84,21 @@ def search(
     keep: bool = True,
     chunk: int | None = None,
     tile: tuple[int, int] = _TILE,
+    top: int = 0,
 ) -> Found:
     """Return the ranks of both directions, and where pairs stand in the order text-to-video.
 
     `gold` int64 [N] is the video of each text; `wanted` are (texts, videos), int64 [K] each, of
     which the first N are the right pairs; `present` bool [M] marks the V videos with features.
     Stage one is kept as a matrix, or with `keep=False` made again where it is needed; at most
-    `chunk` texts meet a video at once. Raises UserError where `recall` or `rerank` return another
-    shape than they must.
+    `chunk` texts meet a video at once. The `top` best videos of each text are listed. Raises
+    UserError where `recall` or `rerank` return another shape than they must.
     """
     start = time.perf_counter()
     released = stages.parity == "eercf"
     made = first_stage(stages.recall, text, video, tile)
-    by_text, by_video, nan_first, matrix = choose(made, stages.k, keep or released)
+    seen, by_video, nan_first, matrix = choose(made, stages.k, keep or released, top)
+    by_text, rest = seen.split(stages.k)
     position = torch.where(present, present.cumsum(0) - 1, -1)  # of a clip among the readable ones
     searching = position[gold].unique()
     searching = searching[:0] if released else searching[searching >= 0]
@@ -112,13 +113,17 @@ def search(
     asked = [one.items.numel() for one in lists]
     parts = fine[where].split(asked)
     t2v, v2t = (_Order(*pair) for pair in zip(lists, parts, strict=True))
+    best = None
     if released:
         assert matrix is not None
-        ranked = _rank_as_released(matrix, t2v, stages.scale, gold, wanted, present)
+        boosted = as_released(matrix, t2v.items, t2v.fine, stages.scale, present)
+        ranked = rank_as_released(boosted, gold, wanted)
+        best = best_of_rows(boosted, top) if top else None
     else:
         scores = made if matrix is None else MatrixScores(matrix)
         places = wanted[0], position[wanted[1]]
         ranked = _rank(scores, t2v, v2t, places, searching, present)
+        best = t2v.best(rest, present, top) if top else None
     share = torch.bincount(texts, minlength=len(gold)).numpy() / len(pairs)
     return Found(
         *ranked,
@@ -133,6 +138,7 @@ def search(
             recall_s=recall_s,
             rerank_s=rerank_s,
         ),
+        best=best,
     )
 
 
@@ -198,6 +204,16 @@ class _Order:
         fine = _place(self.fine.flatten()[origin[at]], fine=True)
         return torch.where(codes[at] == wanted, fine, _place(first, fine=False))
 
+    def best(self, rest: Candidates, present: Tensor, k: int) -> Lists:
+        """Return the k best items of each query, int32 [Q, k], as positions in the gallery.
+
+        `rest` are the next best items by stage one, at least k if there are so many.
+        """
+        items = torch.cat([self.items, rest.items], dim=1)
+        places = torch.cat([_place(self.fine, fine=True), _place(rest.first, fine=False)], dim=1)
+        columns = torch.nonzero(present).flatten()
+        return best_of_candidates(columns[items].numpy(), places.numpy(), k)
+
     def limit(self, best: Tensor) -> Tensor:
         """Return the score of stage one [Q] that has the place `best`; NaN for a candidate's."""
         return from_steps(torch.where(best < _FINE / 2, best, NAN_STEP).to(torch.int64))
@@ -252,27 +268,6 @@ def _rank(
         Ranks.from_counts(*t2v.counts(best_text, counts[0], counts[1]), text_ties, len(present)),
         Ranks.from_counts(clips[0], clips[1], clips[2], texts),
     )
-
-
-def _rank_as_released(
-    first: Tensor,
-    order: _Order,
-    scale: float,
-    gold: Tensor,
-    wanted: tuple[Tensor, Tensor],
-    present: Tensor,
-) -> tuple[Tensor, Ranks, Ranks]:
-    """Return the scores of `wanted` and both ranks as the released EERCF evaluation makes them.
-
-    The scores [N, M] are those of stage one, `first` [N, V], times the logit scale; candidates of
-    a text have 100 plus their fine score times that scale. Video-to-text is the transposed matrix,
-    a clip's texts being one item with their greatest score: no search for a video takes place.
-    """
-    scores = torch.full((len(gold), len(present)), torch.nan)
-    boosted = (scale * first).scatter_(1, order.items, _BONUS + scale * order.fine)
-    scores[:, present] = boosted
-    t2v = rank_pairs(scores, torch.arange(len(gold)), gold)
-    return scores[wanted], t2v, rank_grouped(MatrixScores(scores), gold)
 
 
 def _join(by_text: Candidates, by_video: Candidates, searching: Tensor) -> Tensor:

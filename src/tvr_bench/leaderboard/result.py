@@ -16,6 +16,7 @@ from tvr_bench.leaderboard.record import Metrics, SkillMetrics, Values
 
 if TYPE_CHECKING:
     from tvr_bench.evaluation.evaluate import EvaluationResult
+    from tvr_bench.evaluation.top import Lists
 
 _COUNTS = ("tied_queries", "nan_queries")
 _SAMPLE, _LONGEST_TEXT = 24, 300  # captions kept for people to read, and letters of each
@@ -39,20 +40,18 @@ def ranks_of(
     result: EvaluationResult,
     split: Split,
     units: Mapping[str, str] | None = None,
-    found: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the per-query ranks of `result` as arrays for `save_record`, one row per query.
 
     `query_ids` name the rows of `t2v_*`, `clip_ids` those of `v2t_*` and `in_group_ids` those of
     `in_group_*`; `ahead`, `tied`, `gold`, `items` and `nan` are those of `Ranks`, so every metric
-    can be made again, ties included. `query_clip_ids` and `query_skills` are each query's clip
-    and skill, `*_units` what each shares its luck with (by clip id, else its clip), `sample_ids`
-    and `sample_texts` a few captions, the same for every run on `split`; of these
-    `sample_found_ids` has the first videos that were `found`, a line each, and `sample_found_texts`
-    a caption of the first.
+    can be made again, ties included. Where the result lists them, `t2v_found` has the first clips
+    of each query, best first, as positions in `gallery_ids`, -1 for none. `query_clip_ids` and
+    `query_skills` are each query's clip and skill, `*_units` what each shares its luck with (by
+    clip id, else its clip), `sample_ids` and `sample_texts` a few captions, the same for every run
+    on `split`; `sample_found_texts` has a caption of the first clip that was found for them.
     """
     sample, units = sample_queries(split.queries), units or {}
-    first = {query.clip_id: query.text for query in reversed(split.queries)}
     texts = {
         "query_ids": result.query_ids,
         "query_clip_ids": [query.clip_id for query in split.queries],
@@ -64,16 +63,27 @@ def ranks_of(
         "sample_ids": [query.id for query in sample],
         "sample_texts": [query.text[:_LONGEST_TEXT] for query in sample],
     }
-    if found:
-        texts["sample_found_ids"] = ["\n".join(found[query.id]) for query in sample]
-        best = [first.get(found[query.id][0], "") for query in sample]
-        texts["sample_found_texts"] = [text[:_LONGEST_TEXT] for text in best]
-    arrays = {name: np.array(values, dtype=np.str_) for name, values in texts.items()}
+    if result.best is not None:
+        texts["gallery_ids"] = result.gallery_ids
+        texts["sample_found_texts"] = _first_texts(sample, result.best, split)
+    arrays: dict[str, np.ndarray] = {}
+    arrays |= {name: np.array(values, dtype=np.str_) for name, values in texts.items()}
+    if result.best is not None:
+        arrays["t2v_found"] = result.best
     for name in ("t2v", "v2t", "in_group"):
         ranks = getattr(result, f"{name}_ranks")
         for field in fields(ranks):
             arrays[f"{name}_{field.name}"] = getattr(ranks, field.name)
     return arrays
+
+
+def _first_texts(sample: Sequence[Query], best: Lists, split: Split) -> list[str]:
+    """Return a caption of the first clip found for each query, "" where there is none."""
+    captions = {query.clip_id: query.text for query in reversed(split.queries)}
+    rows = {query.id: row for row, query in enumerate(split.queries)}
+    places = [int(best[rows[query.id], 0]) for query in sample]
+    clips = [split.clips[place].id if place >= 0 else "" for place in places]
+    return [captions.get(clip, "")[:_LONGEST_TEXT] for clip in clips]
 
 
 def sample_queries(queries: Sequence[Query], size: int = _SAMPLE) -> list[Query]:
