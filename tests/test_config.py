@@ -217,6 +217,8 @@ NO_TORCH = {
     "bench data=msvd data.annotations=.": "needs data.root=FOLDER",
     "bench run.weights=none": "none is no finished run",
     "bench trainer.batch_size=9 trainer.devices=2": "cannot be shared evenly",
+    "bench run.name=a/b": "run.name='a/b' is impossible",
+    "bench run.root=/dev/null/runs": "cannot make the folder /dev/null/runs",
     "bench trainer.strategy=fsdp": "there is one device",
     "data check data=csv": "needs data.file=VIDEOS.csv",
     "data prepare data=vatex": "needs data.root=FOLDER",
@@ -248,6 +250,20 @@ def test_a_mistake_is_answered_without_loading_torch(tmp_path: Path) -> None:
         assert expected in line, command
     assert last == "{0, 2} set()"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_says_what_begins_before_libraries_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = config.load(["model=cret", "seed=3"])
+    early.announce(cfg)
+    assert capsys.readouterr().err == ""  # in a log file the run's own lines do
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    early.announce(cfg)
+    assert capsys.readouterr().err == "cret on signvid, seed 3: loading PyTorch\n"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    early.announce(cfg)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_gpu_that_cannot_be_there_is_missed_before_torch(tmp_path: Path) -> None:

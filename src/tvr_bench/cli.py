@@ -167,6 +167,7 @@ def _bench(options: argparse.Namespace) -> int:
         return bench_all(options.settings, options.config)
     cfg = settings_of_command(options.settings, options.config)
     early.check(cfg)
+    early.announce(cfg)
     from tvr_bench.bench import bench
 
     bench(cfg, command=shlex.join(["tvr-bench", *options.arguments]))

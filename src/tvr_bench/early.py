@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,16 +12,17 @@ from tvr_bench import config, model_folder
 from tvr_bench.errors import UserError
 from tvr_bench.schema import FILES, FOLDERS, Config
 
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
 # CUDA, also under WSL and on a Jetson, and ROCm; torch says what they can do
 _GPUS = ("nvidia*", "dxg", "nvhost*", "nvgpu*", "nvmap", "kfd", "dri/renderD*")
 
 
 def check(cfg: Config, devices: Path = Path("/dev")) -> None:
-    """Raise UserError where a run cannot begin: its data, its weights or its devices lack.
+    """Raise UserError where a run cannot begin: its data, weights, devices or folders lack.
 
     Of several processes that a launcher started the first says it, which the run itself sees to.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ:
+    if _launched():
         return
     check_data(cfg)
     if cfg.run.weights and not model_folder.on_hub(cfg.run.weights):
@@ -27,6 +30,45 @@ def check(cfg: Config, devices: Path = Path("/dev")) -> None:
     if cfg.trainer.accelerator == "gpu" and no_gpu(devices):
         raise few_gpus(cfg.trainer.devices, 0)
     check_sharing(cfg)
+    check_name(cfg.run.name)
+    _check_folder(Path(cfg.run.root), "run.root")
+    _check_folder(Path(cfg.paths.cache), "paths.cache")
+
+
+def check_name(name: str | None) -> None:
+    """Raise UserError where a run cannot be called `name`."""
+    if name is not None and not re.fullmatch(_NAME, name):
+        raise UserError(
+            f"run.name={name!r} is impossible; use letters, digits, '_', '-' and '.' (not first)"
+        )
+
+
+def no_folder(path: Path, error: int | None, key: str) -> UserError:
+    """Return the error of a folder that cannot be made, by the system's number of the reason."""
+    reason = os.strerror(error or errno.EIO)
+    return UserError(f"cannot make the folder {path}: {reason}; choose another {key}")
+
+
+def _check_folder(path: Path, key: str) -> None:
+    if path.is_dir():
+        return
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise no_folder(path, errno.ENOTDIR, key)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise no_folder(path, errno.EACCES, key)
+
+
+def announce(cfg: Config) -> None:
+    """Tell a person what begins, so that the seconds in which libraries load are not silent."""
+    if sys.stderr.isatty() and not _launched():
+        begins = f"{cfg.model.name} on {cfg.data.name}, seed {cfg.seed}: loading PyTorch"
+        print(begins, file=sys.stderr, flush=True)
+
+
+def _launched() -> bool:
+    """Return whether a launcher started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ
 
 
 def check_data(cfg: Config) -> None:

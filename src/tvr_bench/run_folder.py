@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tokenizers import Tokenizer
 from tvr_bench import devices, durable, identity
 from tvr_bench.config import to_yaml
 from tvr_bench.datamodules.tokens import save_tokenizer
+from tvr_bench.early import check_name, no_folder
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
 from tvr_bench.leaderboard.record import RECORD_FILE
@@ -30,7 +30,6 @@ _MADE = (  # by a run that has not come to its end
     *(CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, towers.FOLDER),
     *("checkpoints", "csv", "tensorboard"),
 )
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
 
 
 @contextmanager
@@ -68,9 +67,7 @@ def _folder(path: Path, key: str) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot make the folder {path}: {error.strerror}; choose another {key}"
-        ) from error
+        raise no_folder(path, error.errno, key) from error
     try:
         yield
     finally:
@@ -105,10 +102,7 @@ def _own(cfg: Config, root: Path) -> tuple[Lock, str]:
     name = cfg.run.name
     if name is None:
         return _new(cfg, root)
-    if not re.fullmatch(_NAME, name):
-        raise UserError(
-            f"run.name={name!r} is impossible; use letters, digits, '_', '-' and '.' (not first)"
-        )
+    check_name(name)
     if (lock := lock_run(root, name)) is None:
         raise UserError(
             f"run {root / name} is being made by {holder(lock_of(root, name))}; wait for its end, "

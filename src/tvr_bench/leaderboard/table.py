@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import pandas as pd
-
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_path, remove_stale
 from tvr_bench.leaderboard.aggregate import (
@@ -181,6 +179,8 @@ def run_row(run: Run) -> Row:
 
 def rows_to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Return the rows as CSV with every digit; columns that only some rows have come last."""
+    import pandas as pd  # half a second, which a run need not take before its first step
+
     more = sorted({name for row in rows for name in row} - set(columns))
     frame = pd.DataFrame(list(rows), columns=[*columns, *more], dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")
