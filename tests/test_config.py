@@ -206,6 +206,7 @@ def test_any_name_can_be_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 # what is wrong with a run or a file before torch has anything to do with it | what is said of it
 NO_TORCH = {
+    "bench data=csv data.file=..": "is a folder; give a CSV",
     "bench model=tcrd": "no model 'tcrd'",
     "bench optm.lr=1": "unknown key 'optm.lr'",
     "bench seed=-1": "seed=-1",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tvr_bench import config, model_folder
+from tvr_bench.datamodules import csv_rows
 from tvr_bench.errors import UserError
 from tvr_bench.schema import FILES, FOLDERS, Config
 
@@ -85,6 +86,8 @@ def check_data(cfg: Config) -> None:
             raise UserError(f"data.{key}={place} is no folder; give the data set's folder")
         if not Path(place).exists():
             raise UserError(f"data.{key}={place} does not exist; give the path of a file")
+    if data.get("file"):
+        csv_rows.check_place(Path(data.file))
 
 
 def no_gpu(devices: Path = Path("/dev")) -> bool:

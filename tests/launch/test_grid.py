@@ -222,6 +222,7 @@ def test_a_file_of_ones_own_is_a_sweep(tmp_path: Path) -> None:
     file.write_text("title: mine\nmetrics: [t2v_R@1]\ngrid: {model.tau: [1, 2]}\n")
     sweep = load_sweep(str(file))
     assert (sweep.name, [cell.label for cell in sweep.cells]) == ("mine", ["tau=1", "tau=2"])
+    assert sweep.place == str(file)
 
 
 def _cells(papers: str) -> list[Cell]:

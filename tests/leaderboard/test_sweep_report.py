@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,12 @@ def test_the_page_keeps_measured_and_reported_apart() -> None:
     assert "probably a misprint" in reported
     assert "- run x: boom" in measured and r"a \| in it" in measured
     assert "![a sweep](f.png)" in measured
+
+
+def test_a_sweep_of_ones_own_is_made_again_by_its_path() -> None:
+    sweep = replace(_sweep(), place="my tables/own.yaml")
+    page = markdown_page(sweep, _measured(sweep), ["seeds=2"], [], "f.png")
+    assert "Made by `tvr-bench sweep 'my tables/own.yaml' seeds=2`." in page
 
 
 def test_labels_from_a_file_break_neither_page_nor_terminal_nor_figure(tmp_path: Path) -> None:

@@ -61,12 +61,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 
     Raises UserError, naming the line, for whatever has no meaning or two.
     """
-    if path.is_dir():
-        here = sorted(one.name for one in path.iterdir() if one.suffix.lower() in _SUFFIXES)
-        hint = f", such as {path / here[0]}" if here else ""
-        raise UserError(f"data.file={path} is a folder; give a CSV with video,caption rows{hint}")
-    if not path.is_file():
-        raise UserError(f"data.file={path} does not exist; give a CSV with video,caption rows")
+    check_place(path)
     text, encoding = decoded(path, SAVE)
     table = parse_table(path, text, _fit, "check its quotes", strict=True)
     places, notes = _columns(path, table)
@@ -78,6 +73,16 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
         raise UserError(f"{path} has no rows below its header; write one per caption")
     notes += [*_on_times(table, places, commas), *_on_rows(table, rows)]
     return rows, [f"{path.name}: {note}" for note in notes]
+
+
+def check_place(path: Path) -> None:
+    """Raise UserError where there is no file; of a folder it names a table in it."""
+    if path.is_dir():
+        here = sorted(one.name for one in path.iterdir() if one.suffix.lower() in _SUFFIXES)
+        hint = f", such as {path / here[0]}" if here else ""
+        raise UserError(f"data.file={path} is a folder; give a CSV with video,caption rows{hint}")
+    if not path.is_file():
+        raise UserError(f"data.file={path} does not exist; give a CSV with video,caption rows")
 
 
 def plain(name: str) -> str:

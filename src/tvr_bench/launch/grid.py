@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ class Sweep:
     name: str
     file: SweepFile
     cells: tuple[Cell, ...]
+    place: str = ""  # the path of one's own sweep file, by which it is started
 
     @property
     def x(self) -> str | None:
@@ -125,7 +126,8 @@ def load_sweep(name: str) -> Sweep:
     Raises UserError for an unknown name and for a file that is no sweep.
     """
     if name.endswith((".yaml", ".yml")):
-        return parse_sweep(Path(name).stem, _read(Path(name)), Path(name))
+        sweep = parse_sweep(Path(name).stem, _read(Path(name)), Path(name))
+        return replace(sweep, place=name)
     known = sweep_names()
     if name not in known:
         inside = [one for one in known if one.startswith(f"{name}/")]

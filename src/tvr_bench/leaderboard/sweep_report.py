@@ -208,7 +208,7 @@ def markdown_page(
 ) -> str:
     """Return the page of a sweep: what was measured, what the paper reports, what failed."""
     file = sweep.file
-    command = shlex.join(["tvr-bench", "sweep", sweep.name, *settings])
+    command = shlex.join(["tvr-bench", "sweep", sweep.place or sweep.name, *settings])
     head = ["cell", "n", *(metric_label(m) for m in file.metrics)]
     lines = [f"# {plain(file.title)}", "", f"Made by `{command.replace('`', '')}`."]
     lines += [_conditions(measured), "", *_table(head, [_row(sweep, one) for one in measured])]
