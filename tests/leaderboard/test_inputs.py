@@ -11,6 +11,7 @@ import pytest
 from leaderboard.fake_runs import write_run
 from tvr_bench import config
 from tvr_bench.datamodules.types import Clip, Query, Split
+from tvr_bench.leaderboard import inputs
 from tvr_bench.leaderboard.aggregate import Run, rank_groups, systems_of
 from tvr_bench.leaderboard.inputs import inputs_of
 from tvr_bench.leaderboard.record import Input, Record
@@ -54,6 +55,15 @@ def test_scene_text_is_there_by_what_it_says_and_where_it_lay() -> None:
     assert _inputs("ocr.source=tracks", "ocr.given=/y/a")["test.text"] == first
     assert _inputs(*given, said="open")["test.text"].sha256 != first.sha256
     assert "test.text" not in _inputs("ocr.given=/x/a"), "our engine's text follows from settings"
+
+
+def test_the_models_of_the_engine_are_there_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "engine_version", lambda name, weights: f"1.0-{weights}")
+    plain = _inputs()["ocr.weights"]
+    assert plain.name == "rapidocr"
+    assert _inputs("ocr.weights=/x/mine")["ocr.weights"].sha256 != plain.sha256
+    assert "ocr.weights" not in _inputs("ocr.enabled=false")
+    assert "ocr.weights" not in _inputs("ocr.source=tracks", "ocr.given=/x/a")
 
 
 def _videos(root: Path, *words: str, of: dict[str, bytes]) -> str | None:

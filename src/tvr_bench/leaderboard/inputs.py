@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.record import RECORD_FILE, Input, load_record
+from tvr_bench.media.ocr import engine_version
 from tvr_bench.schema import Config
 from tvr_bench.settings import extracted
 
@@ -38,6 +39,10 @@ def inputs_of(
     if pretrained:
         name = Path(cfg.backbone.weights).name if cfg.backbone.weights else ""
         inputs["backbone.weights"] = Input(name=name, sha256=settings_hash(dict(pretrained), 64))
+    if data.reads_text and cfg.ocr.source == "engine":
+        name = Path(cfg.ocr.weights).name if cfg.ocr.weights else cfg.ocr.engine
+        version = engine_version(cfg.ocr.engine, cfg.ocr.weights)
+        inputs["ocr.weights"] = Input(name=name, sha256=settings_hash(version, 64))
     if cfg.run.weights:
         inputs |= _of_weights(cfg.run.weights, weights_sha256)
     return inputs
