@@ -45,11 +45,14 @@ sweep: $(READY)  ## run the ablation table SWEEP with SEEDS seeds (a number, or 
 leaderboard: $(READY)  ## write leaderboard.html, .md and .csv, and runs.csv, from all records
 	@$(BIN)/tvr-bench leaderboard $(ARGS)
 
-test: $(READY)  ## run the quick tests
-	@$(BIN)/python -m pytest
+# in two processes of one thread each; threads that wait for work must not spin
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-slow: $(READY)  ## run the slow tests too, in two processes at once
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not soak" -n 2 --dist worksteal
+test: $(READY)  ## run the quick tests
+	@$(PYTEST)
+
+test-slow: $(READY)  ## run the slow tests too
+	@$(PYTEST) -m "not soak"
 
 soak: $(READY)  ## kill, stop and starve runs by the hundred; many minutes
 	@$(BIN)/python -m pytest -m soak
