@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tvr_bench.leaderboard.console import print_report, report_text
-from tvr_bench.leaderboard.record import Record
+from tvr_bench.leaderboard.record import Record, TrainedOn
 
 RecordFactory = Callable[..., Record]
 FILES = {"run folder": Path("runs/tcard-signvid-s0"), "leaderboard": Path("leaderboard.csv")}
@@ -115,3 +115,12 @@ def test_a_note_of_the_record_is_printed(make_record: RecordFactory) -> None:
     record = make_record().model_copy(update={"notes": ["16 queries are too few"]})
     assert _row(report_text(record, {}), "note")[1:] == ["16", "queries", "are", "too", "few"]
     assert "note" not in report_text(make_record(), {})
+
+
+def test_weights_of_other_data_say_so(make_record: RecordFactory) -> None:
+    record = make_record()
+    there = TrainedOn(data="msrvtt 1ka", annotations_sha256=None, clips=9000)
+    protocol = record.protocol.model_copy(update={"trained_on": there})
+    text = report_text(record.model_copy(update={"protocol": protocol}), {})
+    assert " ".join(_row(text, "weights")) == "weights trained on msrvtt 1ka"
+    assert "weights" not in report_text(record, {})

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tvr_bench.leaderboard.grouping import data_name
+from tvr_bench.leaderboard.grouping import data_name, trained_elsewhere
 from tvr_bench.leaderboard.record import STANDARD_METRICS, Record, SkillMetrics
 
 _DIRECTIONS = {"t2v": "text -> video", "v2t": "video -> text"}
@@ -120,6 +120,8 @@ def _counts(record: Record) -> list[Line]:
             read += f", text found in {data.clips_with_text} of {data.clips} videos"
     alarm = "yellow" if data.failed or data.missing_ids else ""
     lines = [("note", _clean(note), "yellow") for note in record.notes]
+    if there := trained_elsewhere(record):
+        lines.append(("weights", _clean(f"trained on {there}"), ""))
     lines += [("scene text", read, ""), ("failed", _failures(record), alarm)]
     for title, counts in (
         ("tied", metrics.tied_queries),
