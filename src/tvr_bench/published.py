@@ -7,13 +7,11 @@ model that it describes is held to the tensors that are there before any memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -29,7 +27,7 @@ from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import towers
 from tvr_bench.registry import build_model
 from tvr_bench.schema import ELSEWHERE, PLACES, Config
-from tvr_bench.transfer import READING, check, on_data
+from tvr_bench.transfer import READING, check, leaves, on_data, plain
 
 _TYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -50,7 +48,7 @@ def load_model(
     """
     folder = find(where, revision)
     theirs = read_config(folder)
-    cfg = on_data(dict(_leaves(portable(theirs))), list(overrides.items()))
+    cfg = on_data(dict(leaves(portable(theirs))), list(overrides.items()))
     check(theirs, cfg, where, READING)
     with towers.without_weights(folder, needed=True):
         _check_fit(cfg, folder / WEIGHTS_FILE)
@@ -66,7 +64,7 @@ def portable(cfg: Config) -> dict[str, Any]:
     These are what a plain run of the same model and data set has.
     """
     usual = _usual(cfg.model.name, cfg.data.name, cfg.track, cfg.backbone.name)
-    kept = cast(dict[str, Any], _without_places(_plain(cfg), usual))
+    kept = cast(dict[str, Any], _without_places(plain(cfg), usual))
     kept |= {section: dict(usual[section]) for section in PLACES}
     for name, part in usual.items():
         if isinstance(part, dict) and name not in PLACES:
@@ -77,7 +75,7 @@ def portable(cfg: Config) -> dict[str, Any]:
 @cache
 def _usual(model: str, data: str, track: str, backbone: str) -> dict[str, Any]:
     names = [f"model={model}", f"data={data}", f"track={track}", f"backbone.name={backbone}"]
-    return _plain(load(names))
+    return plain(load(names))
 
 
 def _without_places(value: Any, usual: Any) -> Any:
@@ -143,15 +141,3 @@ def _check_tokens(model: RetrievalModule, folder: Path) -> None:
         raise UserError(
             f"{folder / TOKENIZER_FILE} is another model's: it has a token {highest}; export again"
         ) from error
-
-
-def _plain(cfg: Config) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(cast(Any, cfg), resolve=True))
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -116,7 +116,7 @@ def _left_open(now: Any, was: Any) -> Any:
 
 def _settings(cfg: Config, section: str) -> Any:
     """Return a section's values that can change a number, wherever the test runs."""
-    return numbers(_plain(cfg), ELSEWHERE)[section]
+    return numbers(plain(cfg), ELSEWHERE)[section]
 
 
 def _first_change(section: str, was: Any, now: Any) -> str:
@@ -129,16 +129,18 @@ def _first_change(section: str, was: Any, now: Any) -> str:
 
 def flat(cfg: Config) -> dict[str, Any]:
     """Return `section.key` -> value of a whole configuration."""
-    return dict(_leaves(_plain(cfg)))
+    return dict(leaves(plain(cfg)))
 
 
-def _plain(cfg: Config) -> dict[str, Any]:
+def plain(cfg: Config) -> dict[str, Any]:
+    """Return a whole configuration as nested dicts."""
     return cast(dict[str, Any], OmegaConf.to_container(cast(Any, cfg), resolve=True))
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield `section.key` and value of nested dicts."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

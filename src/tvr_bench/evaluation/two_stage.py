@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,9 +117,7 @@ def search(
     best = None
     if released:
         assert matrix is not None
-        boosted = as_released(matrix, t2v.items, t2v.fine, stages.scale, present)
-        ranked = rank_as_released(boosted, gold, wanted)
-        best = best_of_rows(boosted, top) if top else None
+        ranked, best = _as_released(stages, matrix, t2v, gold, wanted, present, top)
     else:
         scores = made if matrix is None else MatrixScores(matrix)
         places = wanted[0], position[wanted[1]]
@@ -131,15 +130,25 @@ def search(
         pairs_scored=len(pairs),
         query_ms=1000 * (recall_s / len(gold) + rerank_s * share),
         stages=StageCost(
-            k=stages.k,
-            recall_pairs=made.shape[0] * made.shape[1],
-            pairs_t2v=asked[0],
-            pairs_v2t=asked[1],
-            recall_s=recall_s,
-            rerank_s=rerank_s,
+            stages.k, made.shape[0] * made.shape[1], asked[0], asked[1], recall_s, rerank_s
         ),
         best=best,
     )
+
+
+def _as_released(
+    stages: Stages,
+    matrix: Tensor,
+    t2v: _Order,
+    gold: Tensor,
+    wanted: tuple[Tensor, Tensor],
+    present: Tensor,
+    top: int,
+) -> tuple[tuple[Tensor, Ranks, Ranks], np.ndarray | None]:
+    """Return what `_rank` does, and the `top` best, by the released EERCF's one boosted matrix."""
+    boosted = as_released(matrix, t2v.items, t2v.fine, stages.scale, present)
+    best = best_of_rows(boosted, top) if top else None
+    return rank_as_released(boosted, gold, wanted), best
 
 
 def list_gb(k: int, texts: int, videos: int) -> float:
