@@ -56,11 +56,13 @@ def write_run(
     strength: Strength | float = 1.0,
     split: Split | None = None,
     config: str | None = None,
+    units: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Path:
     """Write a run's record, ranks and configuration; return its folder.
 
-    `changes` replace parts of the record, as `section__key=value`.
+    `units` is what clips share their luck with, by id, and `changes` replace parts of the record,
+    as `section__key=value`.
     """
     split = split or make_split()
     if not isinstance(strength, Mapping):
@@ -75,7 +77,7 @@ def write_run(
     if config is not None:
         text = f"seed: {seed}\nrun:\n  root: runs\n  name: null\n{config}"
         (folder / "config.yaml").write_text(text, encoding="utf-8")
-    save_record(Record(**content), folder, ranks_of(result, split))
+    save_record(Record(**content), folder, ranks_of(result, split, units))
     return folder
 
 

@@ -201,7 +201,7 @@ def test_skills_show_every_value_against_chance(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         with Image.open(io.BytesIO((tmp_path / name).read_bytes())) as image:
             pictures.append(np.asarray(image.convert("RGB")).astype(int))
-    blue = (pictures[0] == (0x3B, 0x6F, 0xB6)).all(axis=2).sum(axis=0)
+    blue = (pictures[0] == (0x00, 0x72, 0xB2)).all(axis=2).sum(axis=0)
     heights = sorted({int(h) for h in blue if h > 100})
     assert heights[-1] / heights[0] == pytest.approx(96 / 61, rel=0.1)
     assert (pictures[0] != pictures[1]).any()

@@ -20,6 +20,11 @@ from tvr_bench.files import atomic_path
 Pixels = NDArray[np.uint8]
 
 DPI = 120
+# Okabe and Ito's, which readers with any colour vision tell apart; lines have a marker each, too
+COLORS = (
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#999999"),
+)
+MARKERS = "osD^vPX*"
 FONT = "DejaVu Sans"  # comes with matplotlib, so it is there on every machine
 _LONGEST_TEXT = 2_000  # characters that are looked at; no label shows nearly as many
 _NARROWEST = 0.2  # of a letter's height; bounds the search for what fits a line

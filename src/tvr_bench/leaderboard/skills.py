@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvr_bench.leaderboard.canvas import Canvas, readable
+from tvr_bench.leaderboard.canvas import COLORS, Canvas, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 PerSkill = Mapping[str, float]  # percent
 
 _INK, _RULE = "#22262b", "#e3e6ea"
-_COLORS = ("#3b6fb6", "#c98a1b", "#7d5ba6", "#4c9a8f", "#b2554c", "#6b7280")
 
 
 def draw_skills(
@@ -38,7 +37,7 @@ def draw_skills(
     for i, (model, values) in enumerate(models.items()):
         shift = (i - (len(models) - 1) / 2) * width
         errors = (spread or {}).get(model, {})
-        label, color = readable(model), _COLORS[i % len(_COLORS)]
+        label, color = readable(model), COLORS[i % len(COLORS)]
         known = [(x, values[s], errors.get(s, 0.0)) for x, s in enumerate(skills) if s in values]
         xs, heights = [x + shift for x, _, _ in known], [height for _, height, _ in known]
         axes.bar(xs, heights, width * 0.9, color=color, label=label)
@@ -80,7 +79,7 @@ def _style(axes: Axes, models: int) -> None:
     axes.tick_params(length=0)
     axes.grid(axis="y", color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    columns = min(models + 1, 5)
+    columns = min(models + 1, 6)
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns, frameon=False, fontsize=9
     )

@@ -1,7 +1,7 @@
 """A sweep's figure: what was measured, and beside it, with an axis of its own, the paper's curve.
 
-A line over the one axis of numbers, bars otherwise. Colours are Okabe and Ito's, which readers
-with any colour vision tell apart; lines differ by their markers too, bars by their order.
+A line over the one axis of numbers, bars otherwise. Lines differ by their markers too, bars by
+their order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_bench.launch.grid import Cell, Sweep, Value
-from tvr_bench.leaderboard.canvas import Canvas, readable, wrap
+from tvr_bench.leaderboard.canvas import COLORS, MARKERS, Canvas, readable, wrap
 from tvr_bench.leaderboard.grouping import data_name
 from tvr_bench.leaderboard.sweep_report import (
     Measured,
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK, _SOFT, _RULE = "#22262b", "#6b7280", "#e3e6ea"
-_COLORS = (
-    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#999999"),
-)
-_MARKERS = "osD^vPX*"
 _WIDTH, _ROW, _BAR, _MARGIN = 1150, 400, 24, 150  # pixels
 _LABEL, _SIZE = 230.0, 15.0  # pixels: of a bar's label, and of its letters
 _LEGEND = 120  # letters of a line of the legend
@@ -135,7 +131,7 @@ def _line(
     reported: bool,
 ) -> None:
     """Draw series `i`: a gap where a number is missing, and a small dot for every seed."""
-    color, marker = _COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)]
+    color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
     axes.errorbar(
         [x + shift for x in range(len(found))],
         [s.mean if s else math.nan for s in found],
@@ -180,7 +176,7 @@ def _bars(
 ) -> None:
     thick = 0.8 / metrics
     shift = (i - (metrics - 1) / 2) * thick
-    color = _COLORS[i % len(_COLORS)]
+    color = COLORS[i % len(COLORS)]
     known = [(y, panel.values.get((cell.label, metric))) for y, cell in enumerate(cells)]
     axes.barh(
         [y + shift for y, s in known if s],
