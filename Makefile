@@ -14,14 +14,14 @@ SETTINGS = model=$(MODEL) data=$(DATA) seed=$(SEED) \
 	$(if $(GPUS),trainer.accelerator=gpu trainer.devices=$(GPUS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep leaderboard test test-slow soak perf lint type clean
+.PHONY: help setup bench sweep leaderboard pretrain test test-slow soak perf lint type clean
 
 help:  ## show this help
 	@echo "targets:"
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "variables:"
 	@echo "  MODEL=tcard|cret|bicnet|eercf|meanpool|all   DATA=signvid|csv|msrvtt|...   SEED=0   GPUS=8   ARGS=\"key=value ...\""
-	@echo "  SWEEP=cret/gees   SEEDS=3"
+	@echo "  SWEEP=cret/gees   SEEDS=3   TO=towers"
 
 setup: $(READY)  ## make .venv from the lock file and install the package into it
 
@@ -44,6 +44,10 @@ sweep: $(READY)  ## run the ablation table SWEEP with SEEDS seeds (a number, or 
 
 leaderboard: $(READY)  ## write leaderboard.html, .md and .csv, and runs.csv, from all records
 	@$(BIN)/tvr-bench leaderboard $(ARGS)
+
+TO ?= towers
+pretrain: $(READY)  ## pretrain the tiny towers on drawn stills, into the folder TO
+	@$(BIN)/tvr-bench pretrain --to $(TO) $(ARGS)
 
 # in two processes of one thread each; threads that wait for work must not spin
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal

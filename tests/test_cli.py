@@ -21,7 +21,7 @@ from tvr_bench.cli import main
 
 COMMANDS = [
     *("bench", "sweep", "data", "ocr", "score", "leaderboard", "export", "doctor", "config"),
-    "list",
+    *("list", "pretrain"),
 ]
 
 

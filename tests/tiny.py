@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # The smallest towers and the fewest frames: what is tested is that a run is right, not good.
 TINY_MODEL = (
+    "backbone.weights=none",
     "backbone.width=16",
     "backbone.heads=2",
     "backbone.layers=1",
@@ -27,3 +28,5 @@ TINY_RUN = (
     "run.picture=false",
 )
 TINY_SIGNVID = ("data.preset=tiny", "data.train=16", "data.val=16", "data.test=16")
+# The smallest stills; with `TINY_MODEL` without its frames.
+TINY_STILLS = ("data.groups=4", "data.stills=2", "data.test_groups=2", "video.frames=1")

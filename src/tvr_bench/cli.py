@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tvr_bench import config, describe, early, examples, model_folder
+from tvr_bench import config, describe, early, examples, model_folder, recipe
 from tvr_bench.errors import UserError, nearest
 from tvr_bench.files import check_file
 from tvr_bench.paper_track import notes
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _OPTION = re.compile(r"-h|--[a-z-]+")
 _COMMANDS = (
     *("bench", "sweep", "data", "ocr", "score", "leaderboard", "export", "doctor", "config"),
-    "list",
+    *("list", "pretrain"),
 )
 
 
@@ -109,6 +109,12 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("run_dir", type=Path, help="folder of a finished run", metavar="RUN")
     export.add_argument("folder", type=Path, help="new folder", metavar="FOLDER")
     export.add_argument("--license", metavar="ID", help="licence of the weights, for the card")
+    pretrain = add(
+        "pretrain", _pretrain, "pretrain the tiny towers on drawn stills", examples.PRETRAIN
+    )
+    pretrain.add_argument(
+        "--to", type=Path, default=Path("towers"), metavar="FOLDER", help="new folder (towers)"
+    )
     doctor = add("doctor", _doctor, "say what works here, and what is missing", examples.DOCTOR)
     doctor.add_argument("--json", action="store_true", help="print JSON instead of tables")
     show = add(
@@ -116,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     show.add_argument("--config", type=Path, help="YAML with settings")
     add("list", _list, "list the models and data sets", examples.LIST)
-    for sub in (bench, sweep, data, board, doctor, show):
+    for sub in (bench, sweep, data, board, pretrain, doctor, show):
         sub.add_argument("settings", nargs="*", default=[], help=_SETTINGS, metavar="key=value")
     return parser
 
@@ -265,6 +271,18 @@ def _export(options: argparse.Namespace) -> int:
 
     export_model(options.run_dir, options.folder, options.license)
     print(options.folder)
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    cfg = recipe.settings(options.settings)
+    recipe.check_new(options.to)
+    early.check(cfg)
+    early.announce(cfg)
+    from tvr_bench.pretrain import pretrain
+
+    if pretrain(cfg, options.to, command=shlex.join(["tvr-bench", *options.arguments])):
+        print(options.to)
     return 0
 
 

@@ -75,11 +75,10 @@ def load(overrides: Iterable[Setting] = (), file: Path | None = None) -> Config:
     chosen = {kind: _choose(kind, given, user, base) for kind in _OWN}
     ours = _package(**chosen)
     papers = _paper_layers(ours.paper, chosen, user, given, base)
-    merged: Layer = {}
-    for layer in (*ours.layers, *papers, user, given):
-        expanded = _expanded(layer, _sections(ours.kinds))
-        _check_keys(expanded, list(ours.kinds))
-        merged |= expanded
+    asked = _merged((user, given), ours.kinds)
+    merged = _merged((*ours.layers, *papers), ours.kinds) | asked
+    if merged["backbone.name"] != "tiny" and "backbone.weights" not in asked:
+        merged["backbone.weights"] = None  # what a data set names is for the tiny towers
     values = {
         key: allowed(key, ours.kinds[key], raw, ours.rules.get(key)) for key, raw in merged.items()
     }
@@ -260,6 +259,15 @@ def _kinds(layers: Sequence[Layer], types: Mapping[str, Any]) -> dict[str, Kind]
                     )
                 found[key] = kind
     return found
+
+
+def _merged(layers: Iterable[Layer], kinds: Mapping[str, Kind]) -> Layer:
+    merged: Layer = {}
+    for layer in layers:
+        expanded = _expanded(layer, _sections(kinds))
+        _check_keys(expanded, list(kinds))
+        merged |= expanded
+    return merged
 
 
 def _sections(keys: Iterable[str]) -> set[str]:

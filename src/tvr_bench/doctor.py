@@ -142,7 +142,7 @@ def _data(cfg: Config, facts: Facts | None) -> Iterable[Finding]:
     yield Finding(section, "signvid", "ok", "rendered here, nothing to bring")
     if facts is not None:
         yield from _asked(section, name, facts, cfg.data.allow_missing)
-    others = [one for one in config.names("data") if one not in ("signvid", name)]
+    others = [one for one in config.names("data") if config.needs(one) and one != name]
     if others:
         todo = "`tvr-bench doctor data=NAME data.root=FOLDER` looks for one"
         yield Finding(section, ", ".join(others), "note", "not looked for", todo)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tvr_bench import config, model_folder
 from tvr_bench.datamodules import csv_rows
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers import tower_files
 from tvr_bench.schema import FILES, FOLDERS, Config
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"  # a run's name is a folder's and a record's id
@@ -28,6 +29,8 @@ def check(cfg: Config, devices: Path = Path("/dev")) -> None:
     check_data(cfg)
     if cfg.run.weights and not model_folder.on_hub(cfg.run.weights):
         model_folder.find(cfg.run.weights)
+    if not cfg.run.weights and tower_files.folder_of(cfg.backbone) is not None:
+        tower_files.check(cfg)
     if cfg.trainer.accelerator == "gpu" and no_gpu(devices):
         raise few_gpus(cfg.trainer.devices, 0)
     check_sharing(cfg)

@@ -43,6 +43,11 @@ EXPORT = """examples:
   tvr-bench export runs/NAME models/NAME                  weights, settings, tokenizer, model card
   tvr-bench export runs/NAME models/NAME --license apache-2.0
 """
+PRETRAIN = """examples:
+  tvr-bench pretrain                                      draw, train, and leave them in towers/
+  tvr-bench pretrain --to my seed=1 trainer.steps=600     another recipe, another folder
+  tvr-bench pretrain trainer.threads=2                    on two cores; the same command goes on
+"""
 DOCTOR = """examples:
   tvr-bench doctor                                        does the default run work here?
   tvr-bench doctor model=cret track=paper                 does this one?

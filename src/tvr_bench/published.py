@@ -24,7 +24,7 @@ from tvr_bench.model_folder import WEIGHTS_FILE as WEIGHTS_FILE
 from tvr_bench.model_folder import find as find
 from tvr_bench.model_folder import read_config as read_config
 from tvr_bench.models.base import RetrievalModule
-from tvr_bench.models.layers import towers
+from tvr_bench.models.layers import tower_files, towers
 from tvr_bench.registry import build_model
 from tvr_bench.schema import ELSEWHERE, PLACES, Config
 from tvr_bench.transfer import READING, check, leaves, on_data, plain
@@ -65,6 +65,8 @@ def portable(cfg: Config) -> dict[str, Any]:
     """
     usual = _usual(cfg.model.name, cfg.data.name, cfg.track, cfg.backbone.name)
     kept = cast(dict[str, Any], _without_places(plain(cfg), usual))
+    if tower_files.is_folder(cfg.backbone):
+        kept["backbone"]["weights"] = None
     kept |= {section: dict(usual[section]) for section in PLACES}
     for name, part in usual.items():
         if isinstance(part, dict) and name not in PLACES:

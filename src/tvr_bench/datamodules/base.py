@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +57,7 @@ class VideoTextDataModule(pl.LightningDataModule):
     """
 
     captions: ClassVar[str] = "all"  # or "paragraph": a clip's captions are joined to one
+    no_files: ClassVar[str] = ""  # why no file of a video can be looked at, where none can
 
     def __init__(
         self,
@@ -89,6 +90,10 @@ class VideoTextDataModule(pl.LightningDataModule):
     def read_split(self, name: str) -> Split:
         """Return the split `train`, `val` or `test`."""
         raise NotImplementedError(f"{type(self).__name__} must define read_split")
+
+    def texts_of_tokenizer(self, split: Split) -> Iterable[str]:
+        """Return the texts that a tokenizer of the run's own is made from: a split's captions."""
+        return (query.text for query in split.queries)
 
     def text_names(self, clip: Clip) -> tuple[str, ...]:
         """Return what scene text of a clip that others read may be filed under, the best first."""
@@ -168,8 +173,8 @@ class VideoTextDataModule(pl.LightningDataModule):
             self._timed("ocr", lambda: self._read_text(todo, part))
         self._timed("frames", lambda: self._decode(todo, part))
         if self.tokenizer is None:
-            captions = (query.text for query in self._read_by_all(todo, trains).queries)
-            self.tokenizer = tokens.build_tokenizer(self.cfg, captions)
+            texts = self.texts_of_tokenizer(self._read_by_all(todo, trains))
+            self.tokenizer = tokens.build_tokenizer(self.cfg, texts)
         for name in todo:
             self._items[name] = self._open(name)
             for line in tokens.on_cut(self.cfg.text.words, name, self._items[name].cut):

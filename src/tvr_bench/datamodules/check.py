@@ -88,8 +88,10 @@ def check(data: VideoTextDataModule, out: Path, *, whole: bool = False) -> Repor
     """Return what is there of a data set, and write its manifest and its ledger to `out`.
 
     `whole` decodes every frame of every video, not only those that a run would read. Raises
-    UserError where no split can be read.
+    UserError where no split can be read, or none has files.
     """
+    if data.no_files:
+        raise UserError(data.no_files)
     out.mkdir(parents=True, exist_ok=True)
     (out / LEDGER).unlink(missing_ok=True)
     ledger = Ledger(out / LEDGER)

@@ -23,6 +23,7 @@ from tokenizers import (
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
+from tvr_bench.models.layers import tower_files
 from tvr_bench.models.layers.hub import CLIP_ENDS
 from tvr_bench.schema import Config
 
@@ -71,6 +72,9 @@ def build_tokenizer(cfg: Config, captions: Iterable[str]) -> Tokenizer:
 
     Backbone features reads no tokens, but a run's folder has a tokenizer all the same.
     """
+    if (folder := tower_files.folder_of(cfg.backbone)) is not None:
+        tower_files.check(cfg)
+        return load_tokenizer(folder / tower_files.TOKENIZER_FILE, cfg.text.words)
     if cfg.backbone.name in ("tiny", "features"):
         return train_tokenizer(captions, cfg.text.vocab, cfg.text.words)
     from tvr_bench.models.layers import cait_bert, clip

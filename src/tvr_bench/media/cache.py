@@ -24,9 +24,9 @@ from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger, settings_hash
 from tvr_bench.media.demux import MAX_PIXELS, TooLarge, lost
 from tvr_bench.media.frameshard import (
-    DamagedShard,
     ShardFile,
     decode_jpegs,
+    is_whole,
     open_shard,
     write_shard,
 )
@@ -133,7 +133,7 @@ class FrameStore:
 
     def verify(self) -> list[Path]:
         """Read every byte and return the shards that are not what was written."""
-        return [s.path for s in self._shards if not _is_whole(s.path)]
+        return [s.path for s in self._shards if not is_whole(s.path)]
 
 
 def build_frames(
@@ -223,7 +223,7 @@ def _read(clip: Clip, spec: FrameSpec) -> np.ndarray:
 
 def _is_usable(path: Path, spec: FrameSpec) -> bool:
     """Say whether a shard is what was written, and nothing in it is worth another try."""
-    if not _is_whole(path):
+    if not is_whole(path):
         _log.warning("cached frames are damaged, building them again: %s", path)
         return False
     return not any(limited_otherwise(f, spec) for f in open_shard(path).failures)
@@ -243,11 +243,3 @@ def limited_otherwise(failure: Mapping[str, Any], spec: _Limits) -> bool:
     """Whether a kept failure comes of a limit that is another one now."""
     now = {"limit": spec.timeout, "max_pixels": spec.max_pixels}
     return any(failure.get(name, value) != value for name, value in now.items())
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        open_shard(path).verify()
-    except DamagedShard:
-        return False
-    return True

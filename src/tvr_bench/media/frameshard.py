@@ -64,7 +64,7 @@ class ShardFile:
         try:
             tensors = {name: self.tensor(name) for name in self.tensors}
             digest = _digest(self.manifest, tensors)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise DamagedShard(f"{self.path}: header") from error
         if digest != self.manifest["sha256"]:
             raise DamagedShard(f"{self.path}: checksum")
@@ -110,11 +110,20 @@ def open_shard(path: Path) -> ShardFile:
             for name, e in header.items()
         }
         whole = end == size and {"settings", "ids", "failures", "sha256"} <= manifest.keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedShard(f"{path}: header") from error
     if not whole:
         raise DamagedShard(f"{path}: size")
     return ShardFile(path, manifest, tensors)
+
+
+def is_whole(path: Path) -> bool:
+    """Read a shard to its last byte and say whether it is what was written."""
+    try:
+        open_shard(path).verify()
+    except DamagedShard:
+        return False
+    return True
 
 
 def decode_jpegs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers import pretrained, tower_files, towers
 from tvr_bench.models.layers.blocks import keep_no_activations
 from tvr_bench.models.layers.cait_bert import CaitBertBackbone
 from tvr_bench.models.layers.clip import ClipBackbone
@@ -72,7 +73,10 @@ def _size(cfg: Config) -> tuple[int, int]:
 
 
 def _tiny(cfg: Config) -> nn.Module:
-    return TinyBackbone(cfg.backbone, _size(cfg), cfg.text.vocab, cfg.text.words)
+    network = TinyBackbone(cfg.backbone, _size(cfg), cfg.text.vocab, cfg.text.words)
+    if tower_files.folder_of(cfg.backbone) is not None and not towers.are_filled():
+        pretrained.load(network, cfg)
+    return network
 
 
 def _clip(cfg: Config) -> nn.Module:

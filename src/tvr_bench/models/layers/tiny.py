@@ -1,4 +1,4 @@
-"""Small towers that train from scratch in minutes on a CPU.
+"""Small towers that train in minutes on a CPU, from scratch or from stills.
 
 B batch, F frames, P patches, L words, D width. Attention is written out: at these lengths it beats
 the fused kernels on a CPU, backward most of all, and counts its own FLOPs.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
 from tvr_bench.files import atomic_write
@@ -41,6 +41,11 @@ def without_weights(folder: Path, *, needed: bool) -> Iterator[None]:
         yield
     finally:
         _place.reset(token)
+
+
+def are_filled() -> bool:
+    """Return whether the towers get their weights later, from the model's own file."""
+    return _place.get() is not None
 
 
 def kept(part: str) -> dict[str, Any] | None:
@@ -74,10 +79,16 @@ def save(shapes: Mapping[str, Shape], folder: Path) -> None:
 
 def content(tower: nn.Module) -> str:
     """Return the SHA-256, as hex, of a tower's weights, whatever kind of file they came in."""
+    return content_of(tower.state_dict())
+
+
+def content_of(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256, as hex, of named weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(tower.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
