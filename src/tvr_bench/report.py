@@ -28,6 +28,7 @@ from tvr_bench.leaderboard.record import (
     RECORD_FILE,
     DataInfo,
     Efficiency,
+    Input,
     ModelInfo,
     OcrInfo,
     Protocol,
@@ -63,6 +64,7 @@ def make_record(
     code = code_state()
     about = _model_info(cfg, model, weights)
     pretrained = getattr(model.network, "pretrained", {})
+    inputs = inputs_of(cfg, data, pretrained, about.checkpoint_sha256 or "")
     return Record(
         run=RunInfo(
             id=run_id,
@@ -78,19 +80,22 @@ def make_record(
         ),
         model=about,
         data=_data_info(cfg, data),
-        protocol=protocol(cfg, data),
+        protocol=protocol(cfg, data, inputs.get("backbone.weights")),
         metrics=metrics_of(result),
         efficiency=_efficiency(model, data, result, precision),
         phases=data.seconds,
         settings=settings_of(cfg),
         notes=[note for note in (few_queries(len(data.split(SPLIT).queries)),) if note],
-        inputs=inputs_of(cfg, data, pretrained, about.checkpoint_sha256 or ""),
+        inputs=inputs,
         env=collect_env(),
     )
 
 
-def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
-    """Return how the number is made: what a comparison must hold equal."""
+def protocol(cfg: Config, data: VideoTextDataModule, towers: Input | None = None) -> Protocol:
+    """Return how the number is made: what a comparison must hold equal.
+
+    `towers` are those that the tested weights began from.
+    """
     split = data.split(SPLIT)
     ocr = OcrInfo(enabled=False)
     if data.reads_text:
@@ -107,8 +112,15 @@ def protocol(cfg: Config, data: VideoTextDataModule) -> Protocol:
         parity="eercf" if cfg.eval.parity == "eercf" else "none",
         v2t="group" if cfg.eval.v2t == "group" else "caption",
         ocr=ocr,
+        towers=towers,
+        frozen=_frozen(cfg),
         trained_on=trained_on(cfg, data),
     )
+
+
+def _frozen(cfg: Config) -> Any:
+    frozen: Any = cfg.backbone.frozen
+    return {True: "all", False: "none"}.get(frozen, frozen)
 
 
 def trained_on(cfg: Config, data: VideoTextDataModule) -> TrainedOn | None:

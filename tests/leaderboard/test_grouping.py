@@ -64,6 +64,8 @@ def test_protocol_in_words(make_record: RecordFactory) -> None:
         ("protocol__postprocess", "dsl"),
         ("protocol__two_stage", 10),
         ("protocol__parity", "eercf"),
+        ("protocol__towers", {"name": "signvid", "sha256": "d" * 64}),
+        ("protocol__frozen", "image"),
     ],
 )
 def test_another_protocol_is_another_group(
@@ -86,6 +88,25 @@ def test_a_models_own_choices_share_a_group(
     make_record: RecordFactory, place: str, value: object
 ) -> None:
     assert group_hash(make_record(**{place: value})) == group_hash(make_record())
+
+
+def test_towers_and_their_freezing_are_rules_of_the_controlled_track(
+    make_record: RecordFactory,
+) -> None:
+    def record(name: str, digit: str, **more: object) -> Record:
+        towers = {"name": name, "sha256": digit * 64}
+        return make_record(protocol__towers=towers, protocol__frozen="image", **more)
+
+    assert group_hash(record("signvid", "d")) == group_hash(record("copy", "d"))
+    assert group_hash(record("signvid", "d")) != group_hash(record("signvid", "e"))
+    assert protocol_key(record("signvid", "d")).endswith("|towers signvid #dddddd|frozen image")
+    assert protocol_words(record("", "d"))[-2:] == [
+        "pretrained towers tiny #dddddd",
+        "image tower frozen",
+    ]
+    papers = [record(n, d, protocol__track="paper") for n, d in (("a", "d"), ("b", "e"))]
+    assert group_hash(papers[0]) == group_hash(papers[1]), "each paper has its own"
+    assert "towers" not in protocol_key(papers[0]) + "".join(protocol_words(papers[0]))
 
 
 def test_what_may_differ_between_seeds(tmp_path: Path) -> None:

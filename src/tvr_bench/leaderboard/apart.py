@@ -15,11 +15,12 @@ _DIGITS = 6  # of a hash
 
 def said(record: Record, settings: RunSettings) -> str:
     """Return `key=value` of settings that are not the usual, and the names of what was given."""
-    inputs = record.inputs
+    inputs, protocol = record.inputs, record.protocol
+    told = protocol.towers if protocol.track == "controlled" else None  # by the protocol
     named = {
         key: one.name
         for key, one in inputs.items()
-        if key.startswith(("features.", "backbone.", "run.")) and one.name
+        if key.startswith(("features.", "backbone.", "run.")) and one.name and one != told
     }
     text = inputs.get("test.text") or inputs.get("train.text")
     if text is not None:

@@ -17,6 +17,12 @@ _SELECTION = {
     "best_test": "best on test (only to repeat a paper's protocol)",
 }
 
+_FROZEN = {
+    "none": "all towers learn",
+    "image": "image tower frozen",
+    "all": "both towers frozen",
+}
+
 
 def data_name(record: Record) -> str:
     """Return the data set with its edition and what its user calls it, e.g. `csv clips.csv`."""
@@ -52,6 +58,10 @@ def protocol_key(record: Record) -> str:
         parts.append(f"{len(record.data.missing_ids)}missing")
     if there := trained_elsewhere(record):
         parts.append(f"trained on {there}")
+    if towers := _towers(record):
+        parts.append(towers)
+    if _rules_towers(record) and p.frozen != "none":
+        parts.append(f"frozen {p.frozen}")
     return "|".join(parts)
 
 
@@ -66,6 +76,8 @@ def protocol_words(record: Record) -> list[str]:
         "video to text, a video's captions compete as one": p.v2t == "group",
         f"{missing} missing videos count as misses": missing > 0,
         f"weights trained on {trained_elsewhere(record)}": bool(trained_elsewhere(record)),
+        f"pretrained {_towers(record)}": bool(_towers(record)),
+        _FROZEN[p.frozen]: _rules_towers(record) and p.frozen != "none",
     }
     return [
         f"{p.track} track",
@@ -77,6 +89,20 @@ def protocol_words(record: Record) -> list[str]:
     ]
 
 
+def _rules_towers(record: Record) -> bool:
+    """Return whether towers and their freezing are a rule: each paper has its own."""
+    return record.protocol.track == "controlled"
+
+
+def _towers(record: Record) -> str:
+    """Return such as `towers signvid #1f2e3d`, "" for those from scratch and in the paper track."""
+    towers = record.protocol.towers
+    if towers is None or not _rules_towers(record):
+        return ""
+    name = towers.name or record.model.backbone
+    return f"towers {name} #{towers.sha256[:6]}"
+
+
 def group_hash(record: Record, *, without: frozenset[str] = frozenset()) -> str:
     """Return 16 hex digits that two records share only where their numbers may be compared.
 
@@ -86,13 +112,19 @@ def group_hash(record: Record, *, without: frozenset[str] = frozenset()) -> str:
     elsewhere = {}
     if there is not None and trained_elsewhere(record):
         elsewhere = {"trained_on": [there.data, there.annotations_sha256]}
+    if _rules_towers(record):
+        towers = record.protocol.towers
+        begun = {"towers": towers and towers.sha256, "frozen": record.protocol.frozen}
+    else:
+        begun = {}
     return settings_hash(
         {
             "data": [data.name, data.variant, data.annotations_sha256, data.clips, data.queries],
             "missing": sorted(data.missing_ids),
             "protocol": record.protocol.model_dump(
-                mode="json", exclude={"ocr", "trained_on", *without}
+                mode="json", exclude={"ocr", "trained_on", "towers", "frozen", *without}
             ),
+            **begun,
             **elsewhere,
         }
     )

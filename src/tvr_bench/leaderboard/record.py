@@ -114,6 +114,13 @@ class TrainedOn(_Part):
     clips: Count | None
 
 
+class Input(_Part):
+    """Something that a run was given: what people call it, and a hash of what is in it."""
+
+    name: str
+    sha256: Sha256
+
+
 class Protocol(_Part):
     """How a number was made; numbers compare only where all of this but `ocr` is equal.
 
@@ -121,8 +128,10 @@ class Protocol(_Part):
     schedule for every model) or paper (the model's own); `resolution` is (height, width),
     `two_stage` the k of a second stage over the top k. A `parity` repeats how a paper's released
     code ranks, for comparison with its numbers only. `v2t` says how the many captions of a video
-    compete: each by itself, or as a group by their best score. `trained_on` is None where nothing
-    was trained here; of the same data set it is no rule of the test either.
+    compete: each by itself, or as a group by their best score. `towers` are the pretrained weights
+    that the run began from, None from scratch, `frozen` which of them did not learn; both are
+    rules of the controlled track alone. `trained_on` is None where nothing was trained here; of the
+    same data set it is no rule of the test either.
     """
 
     split: str
@@ -137,14 +146,9 @@ class Protocol(_Part):
     parity: Literal["none", "eercf"] = "none"
     v2t: Literal["caption", "group"] = "caption"
     ocr: OcrInfo = OcrInfo(enabled=False)
+    towers: Input | None = None
+    frozen: Literal["none", "image", "all"] = "none"
     trained_on: TrainedOn | None = None
-
-
-class Input(_Part):
-    """Something that a run was given: what people call it, and a hash of what is in it."""
-
-    name: str
-    sha256: Sha256
 
 
 class SkillMetrics(_Part):
