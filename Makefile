@@ -33,7 +33,7 @@ $(READY): constraints.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-bench: $(READY)  ## train and test MODEL on DATA; MODEL=all: every model in turn
+bench: $(READY)  ## train and test MODEL on DATA; MODEL=all: every model, two at a time on a CPU
 	@$(BIN)/tvr-bench bench $(SETTINGS)
 
 SWEEP ?=

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tvr_bench.cores import _quota, cores, told_threads
+from tvr_bench.cores import _quota, cores, free_gb, told_threads
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,7 @@ def test_the_environment_may_name_the_threads(
     environment: dict[str, str], expected: int | None
 ) -> None:
     assert told_threads(environment) == expected
+
+
+def test_memory_that_can_be_had_is_some_of_the_machines() -> None:
+    assert 0 < free_gb() < 1e6

@@ -80,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = add("bench", _bench, "train and test a model, and record the result", examples.BENCH)
     bench.add_argument("--config", type=Path, help="YAML with settings, such as a run's own")
+    bench.add_argument(
+        "--jobs", type=whole, metavar="N", help="of model=all: runs at the same time; same numbers"
+    )
     sweep = add("sweep", _sweep, "run an ablation table, and draw it", examples.SWEEP)
     sweep.add_argument("--seeds", metavar="N", help="number of seeds, or a list such as 0,4,7")
     sweep.add_argument("--jobs", type=whole, default=1, metavar="N", help="runs at the same time")
@@ -91,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--out", type=Path, help="check: folder of manifest and ledger")
     data.add_argument("--whole", action="store_true", help="check: decode every frame")
     data.add_argument("--shard", metavar="I/N", help="prepare: part I of N, counted from 0")
+    data.add_argument("--config", type=Path, help="YAML with settings")
     ocr = add("ocr", _ocr, "print the scene text of any videos, window by window", examples.OCR)
     ocr.add_argument("videos", nargs="+", help="video files", metavar="VIDEO")
     ocr.set_defaults(settings=[])
@@ -166,11 +170,13 @@ def _settings_only(rest: Sequence[str]) -> list[str]:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    models = [s for s in options.settings if s.startswith(("model=", "model.name="))]
-    if models and models[-1].endswith("=all"):
+    if _names_all(options.settings):
         from tvr_bench.launch.all_models import bench_all
 
-        return bench_all(options.settings, options.config)
+        _check_jobs(options.jobs)
+        return bench_all(options.settings, options.config, jobs=options.jobs)
+    if options.jobs is not None:
+        raise UserError("--jobs is of model=all, which has several runs; leave it out")
     cfg = settings_of_command(options.settings, options.config)
     early.check(cfg)
     early.announce(cfg)
@@ -192,8 +198,7 @@ def _sweep(options: argparse.Namespace) -> int:
     seeds = [s for s in options.settings if s.startswith("seeds=")]
     settings = [s for s in options.settings if s not in (*names, *seeds)]
     numbers = sweep.seeds_of(options.seeds or (seeds or ["seeds=3"])[-1].removeprefix("seeds="))
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs} is impossible; it is 1 or more")
+    _check_jobs(options.jobs)
     if options.dry_run:
         sweep.print_plan(sweep.plan(names[0], settings, numbers))
         return 0
@@ -203,16 +208,32 @@ def _sweep(options: argparse.Namespace) -> int:
     return sweep.run_sweep(names[0], settings, seeds=numbers, jobs=options.jobs)
 
 
+def _names_all(settings: Sequence[str]) -> bool:
+    """Return whether all models are asked for."""
+    models = [s for s in settings if s.startswith(("model=", "model.name="))]
+    return bool(models) and models[-1].endswith("=all")
+
+
+def _check_jobs(jobs: int | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs} is impossible; it is 1 or more")
+
+
 def _data(options: argparse.Namespace) -> int:
-    cfg = settings_of_command(options.settings)
-    early.check_data(cfg)
+    words = [[*options.settings]]
+    if options.action == "prepare" and _names_all(options.settings):
+        words = [[*options.settings, f"model={name}"] for name in config.names("model")]
+    each = [settings_of_command(one, options.config) for one in words]
+    for cfg in each:
+        early.check_data(cfg)
     if options.action == "check":
         from tvr_bench.datamodules.check_view import check_data
 
-        return check_data(cfg, options.out, whole=options.whole)
+        return check_data(each[0], options.out, whole=options.whole)
     from tvr_bench.prepare import part_of, prepare_data
 
-    prepare_data(cfg, part_of(options.shard))
+    for cfg in each:
+        prepare_data(cfg, part_of(options.shard))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how many threads it was told to."""
+"""How many cores and how much memory there are to use, and how many threads were told to."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ def _quota(root: Path, group: str) -> float:
         except (OSError, ValueError):  # the top has none, and other kinds of groups neither
             continue
     return found
+
+
+def free_gb() -> float:
+    """Return the memory that programs can still have, in 10^9 bytes; infinity where it is unknown.
+
+    What the system keeps of files counts as free.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 / 1e9 if found else math.inf
 
 
 def told_threads(environment: Mapping[str, str] | None = None) -> int | None:

@@ -9,7 +9,7 @@ BENCH = """examples:
   tvr-bench bench model=tcard optim.lr=3e-4 trainer.devices=2  other settings
   tvr-bench bench --config runs/NAME/config.yaml       repeat a run
   tvr-bench bench run.weights=runs/NAME data=csv data.file=my.csv    test its weights elsewhere
-  tvr-bench bench model=all                            every model in turn, a summary at the end
+  tvr-bench bench model=all                            every model, a summary at the end
 """
 SWEEP = """examples:
   tvr-bench sweep --list                           all sweeps
@@ -38,6 +38,7 @@ DATA = """examples:
   tvr-bench data check data=csv data.file=videos.csv --whole  decode every frame
   tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT model=tcard      fill the caches
   tvr-bench data prepare data=msrvtt data.root=/data/MSRVTT --shard 3/16     a part, for job arrays
+  tvr-bench data prepare model=all                            what every model needs
 """
 EXPORT = """examples:
   tvr-bench export runs/NAME models/NAME                  weights, settings, tokenizer, model card

@@ -47,7 +47,7 @@ def prepare_data(cfg: Config, part: Part) -> None:
         encoded.encode_frames(model, data, splits)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     done = f"part {part.index} of {part.count}" if not part.whole else "everything"
-    console.print(f"prepared {done} of {cfg.data.name} under {data.cache}")
+    console.print(f"prepared {done} of {cfg.data.name} for {cfg.model.name} under {data.cache}")
     if ledger.entries:
         first = ledger.entries[0]
         console.print(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,14 @@ import pytest
 from launch.fakes import fake_command, starts, write_record
 from tvr_bench.errors import UserError
 from tvr_bench.launch import local
-from tvr_bench.launch.local import LOG_FILE, Task, last_error, make_folder, run_tasks
+from tvr_bench.launch.local import (
+    LOG_FILE,
+    Task,
+    last_error,
+    make_folder,
+    run_first,
+    run_tasks,
+)
 from tvr_bench.launch.progress import LaunchProgress
 from tvr_bench.launch.slots import Slot
 from tvr_bench.leaderboard.record import RECORD_FILE
@@ -253,3 +261,28 @@ def test_a_record_alone_makes_a_task_done(tmp_path: Path) -> None:
 
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def test_what_comes_first_ends_before_the_tasks_begin(tmp_path: Path) -> None:
+    place = tmp_path / "there"
+    assert run_first([sys.executable, "-S", "-c", f"open({str(place)!r}, 'w')"]) == 0
+    assert place.exists()
+    assert run_first([sys.executable, "-S", "-c", "raise SystemExit(2)"]) == 2
+
+
+def test_an_interrupt_ends_what_comes_first(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    text = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+
+    def interrupt() -> None:
+        while not (begun.exists() and begun.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_first([sys.executable, "-S", "-c", text])
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)

@@ -133,6 +133,23 @@ def run_tasks(
             raise
 
 
+def run_first(command: Sequence[str]) -> int:
+    """Run what the tasks need beforehand, its output shown; return its exit code.
+
+    Raises KeyboardInterrupt, with the process ended, after Ctrl-C, SIGTERM and SIGHUP.
+    """
+    with _Signals() as signals:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        while process.poll() is None:
+            if signals.count:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+                raise KeyboardInterrupt
+            time.sleep(_POLL_S)
+    return process.returncode
+
+
 class _Launcher:
     """The state of `run_tasks`; tasks go by their position."""
 

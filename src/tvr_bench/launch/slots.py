@@ -24,17 +24,18 @@ def slots(jobs: int, settings: Sequence[str] = ()) -> list[Slot]:
         return [Slot()]
     cores = sorted(os.sched_getaffinity(0))
     several = any(s.startswith("trainer.devices=") and s != "trainer.devices=1" for s in settings)
-    gpus = [] if several or "trainer.accelerator=cpu" in settings else _gpus()
+    names = [] if several or "trainer.accelerator=cpu" in settings else gpus()
     return [
         Slot(
             frozenset(cores[i::jobs] or [cores[i % len(cores)]]),
-            {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {},
+            {"CUDA_VISIBLE_DEVICES": names[i % len(names)]} if names else {},
         )
         for i in range(jobs)
     ]
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """Return the names of the GPUs that a run may use."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name]
     import torch

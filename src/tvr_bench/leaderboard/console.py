@@ -78,7 +78,7 @@ def _skills(record: Record) -> list[Table | Text]:
     table = _table(("skill, text -> video", "queries", "R@1", "R@5", "R@10", "in group", "chance"))
     guesses = 0
     for skill, found in record.metrics.by_skill.items():
-        value, style, guess = _in_group(found)
+        value, style, guess = in_group(found)
         guesses += guess
         table.add_row(
             Text(_clean(skill)),
@@ -91,8 +91,8 @@ def _skills(record: Record) -> list[Table | Text]:
     return [table, note] if guesses else [table]
 
 
-def _in_group(found: SkillMetrics) -> tuple[str, str, bool]:
-    """Return R@1 in the group, its style, and whether guessing could have reached it."""
+def in_group(found: SkillMetrics) -> tuple[str, str, bool]:
+    """Return R@1 in the group as text, its style, and whether guessing could have reached it."""
     value, chance, queries = (found.in_group.get(k) for k in ("R@1", "chance_R@1", "queries"))
     if value is None or chance is None or not queries:
         return _number(value), "", False
