@@ -390,10 +390,26 @@ def test_values_have_the_types_of_the_schema() -> None:
 
 
 def test_a_name_stands_for_its_section() -> None:
-    cfg = config.load(["model=meanpool", "backbone=clip_vit_b32", "backbone.frozen=true"])
-    assert (cfg.backbone.name, cfg.backbone.frozen) == ("clip_vit_b32", True)
+    cfg = config.load(["model=meanpool", "backbone=clip_vit_b32", "backbone.frozen=image"])
+    assert (cfg.backbone.name, cfg.backbone.frozen) == ("clip_vit_b32", "image")
     with pytest.raises(UserError, match="no backbone of its own"):
         config.load(["model=meanpool", "backbone=paper"])
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("true", "all"), ("yes", "all"), ("false", "none"), ("Image", "image")]
+)
+def test_which_towers_are_frozen_may_be_a_truth_value(
+    said: str, meant: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"backbone: {{frozen: {said}}}")
+    assert config.load([f"backbone.frozen={said}"]).backbone.frozen == meant
+    assert config.load([], file).backbone.frozen == meant
+    assert config.load([("backbone.frozen", meant == "all")]).backbone.frozen in ("all", "none")
+    assert "frozen: none" in config.to_yaml(config.load([("backbone.frozen", False)]))
+    with pytest.raises(UserError, match="none, image, all"):
+        config.load(["backbone.frozen=text"])
 
 
 def test_the_papers_own_towers_come_without_its_schedule() -> None:

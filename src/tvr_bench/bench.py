@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from safetensors.torch import save_file
 
-from tvr_bench import devices, encoded, identity, paper_track, resume, strategies, training
+from tvr_bench import devices, early, encoded, identity, paper_track, resume, strategies, training
 from tvr_bench.datamodules.base import SPLITS, VideoTextDataModule, trained
 from tvr_bench.errors import UserError
 from tvr_bench.evaluation.evaluate import EvaluationResult
@@ -43,11 +43,10 @@ def bench(cfg: Config, command: str = "") -> Record | None:
 def _bench(cfg: Config, command: str, team: devices.Team, stop: Stop) -> Record | None:
     started = time.perf_counter()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    early.check_cache(cfg)
     training.seed(cfg)
     # what it lacks is said before minutes of work
     model = trained_model(cfg) if cfg.run.weights else build_model(cfg)
-    if cfg.backbone.cache:
-        encoded.check(model)
     evaluation = evaluation_of(model, keep_features=True)
     with open_run(cfg, team, stop) as run_dir:
         data = _prepare(model, run_dir, team)

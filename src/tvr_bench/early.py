@@ -34,6 +34,7 @@ def check(cfg: Config, devices: Path = Path("/dev")) -> None:
     if cfg.trainer.accelerator == "gpu" and no_gpu(devices):
         raise few_gpus(cfg.trainer.devices, 0)
     check_sharing(cfg)
+    check_cache(cfg)
     check_name(cfg.run.name)
     _check_folder(Path(cfg.run.root), "run.root")
     _check_folder(Path(cfg.paths.cache), "paths.cache")
@@ -117,4 +118,22 @@ def check_sharing(cfg: Config) -> None:
     if cfg.trainer.strategy == "fsdp" and world == 1:
         raise UserError(
             "trainer.strategy=fsdp shares a model out and there is one device; leave it at auto"
+        )
+
+
+def check_cache(cfg: Config) -> None:
+    """Raise UserError where what the image tower makes of a clip cannot be kept."""
+    if not cfg.backbone.cache:
+        return
+    if cfg.backbone.name == "features":
+        raise UserError("backbone=features has no tower to encode with; set backbone.cache=false")
+    if cfg.backbone.frozen == "none":
+        raise UserError(
+            "backbone.cache keeps what a frozen image tower makes of the frames; set "
+            "backbone.frozen=image, or backbone.cache=false"
+        )
+    if cfg.trainer.shift or cfg.trainer.mirror:
+        raise UserError(
+            "backbone.cache keeps every clip as it is; set trainer.shift=0 and "
+            "trainer.mirror=false, or backbone.cache=false"
         )

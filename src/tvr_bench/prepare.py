@@ -6,7 +6,7 @@ import re
 
 from rich.console import Console
 
-from tvr_bench import encoded, training
+from tvr_bench import early, encoded, training
 from tvr_bench.datamodules.base import SPLITS, trained
 from tvr_bench.errors import UserError
 from tvr_bench.files import Ledger
@@ -32,10 +32,9 @@ def prepare_data(cfg: Config, part: Part) -> None:
     Frozen features are made from the frames of the same part. With `trainer.epochs=0`, and with
     `run.weights`, only what a test needs is made.
     """
+    early.check_cache(cfg)
     training.seed(cfg)
     model = trained_model(cfg) if cfg.run.weights else build_model(cfg)
-    if cfg.backbone.cache:
-        encoded.check(model)
     ledger = Ledger()
     data = dataset_class(cfg.data.name)(
         cfg, tokenizer=model.tokenizer, ledger=ledger, scene_text=model.reads_text

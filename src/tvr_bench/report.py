@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from tvr_bench.leaderboard.record import (
     RECORD_FILE,
     DataInfo,
     Efficiency,
+    Frozen,
     Input,
     ModelInfo,
     OcrInfo,
@@ -113,14 +114,9 @@ def protocol(cfg: Config, data: VideoTextDataModule, towers: Input | None = None
         v2t="group" if cfg.eval.v2t == "group" else "caption",
         ocr=ocr,
         towers=towers,
-        frozen=_frozen(cfg),
+        frozen=cast(Frozen, cfg.backbone.frozen),
         trained_on=trained_on(cfg, data),
     )
-
-
-def _frozen(cfg: Config) -> Any:
-    frozen: Any = cfg.backbone.frozen
-    return {True: "all", False: "none"}.get(frozen, frozen)
 
 
 def trained_on(cfg: Config, data: VideoTextDataModule) -> TrainedOn | None:

@@ -38,6 +38,7 @@ FILES = {  # a place too, which the record has by the name and the hash of what 
     "lens_file": "in the record by hash",
 }
 MACHINE = {
+    "cache": "what is kept is what the tower makes, to rounding",
     "workers": "who loads a batch; its items are drawn by seed and epoch alone",
     "prepare_workers": "who fills the caches; what is in them follows from the inputs",
     "threads": "order of summation, within rounding; the record's environment has it",
@@ -136,7 +137,7 @@ class BackboneConfig:
     name: str = MISSING
     weights: str | None = MISSING
     activation: str | None = MISSING
-    frozen: bool = MISSING
+    frozen: str = MISSING
     checkpointing: bool = MISSING
     cache: bool = MISSING
     width: int = MISSING

@@ -24,7 +24,6 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.utils.data import default_collate
 
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import build_model
@@ -79,9 +78,7 @@ class WholeStrategy(DDPStrategy):
     def _pairs(self, trainer: pl.Trainer) -> dict[str, Tensor]:
         loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         picks = loader.plan.batch(0, 0)[:_PROBE]
-        pairs: dict[str, Tensor] = self.batch_to_device(
-            default_collate([loader.dataset[pick] for pick in picks])
-        )
+        pairs: dict[str, Tensor] = self.batch_to_device(loader.dataset.__getitems__(picks))
         return pairs
 
 

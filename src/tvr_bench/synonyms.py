@@ -56,6 +56,11 @@ CHOICES = {
         **dict.fromkeys(("ViT-B/32", "clip-vit-base-patch32"), "clip_vit_b32"),
         **dict.fromkeys(("ViT-B/16", "clip-vit-base-patch16"), "clip_vit_b16"),
     },
+    "backbone.frozen": {
+        **dict.fromkeys(("true", "yes", "on", "y", "1", "both", "towers"), "all"),
+        **dict.fromkeys(("false", "no", "off", "n", "0"), "none"),
+        **dict.fromkeys(("vision", "visual", "video"), "image"),
+    },
     "video.crop": {"center": "centre", "center_crop": "centre"},
 }
 

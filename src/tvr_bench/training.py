@@ -200,6 +200,7 @@ def _quiet() -> None:
     for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen towers
     warnings.filterwarnings("ignore", ".*overridden `transfer_batch_to_device`.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # torch's own change of names
 

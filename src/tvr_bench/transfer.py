@@ -20,7 +20,7 @@ from tvr_bench.schema import ELSEWHERE, FILES, PLACES, Config, numbers
 
 READING = ("video", "text", "ocr", "backbone")  # sections that say how a model sees its input
 TRAINING = ("seed", "track", *READING, "optim", "loss", "trainer")
-_CHANGE_NOTHING = {"backbone": ("cache", "checkpointing")}  # by section, keys of the machine
+_CHANGE_NOTHING = {"backbone": ("checkpointing",)}  # by section, keys of the machine
 _PLACES_OF_DATA = tuple(key for key in FILES if key != "weights")  # files that are of other data
 _RULES_OF_DATA = ("captions", "v2t", "two_stage", "parity")  # keys of `eval`: how a set is tested
 _SOURCES = ("source", "given_fps", "engine", "weights")  # keys of `ocr`: who reads, not what

@@ -117,6 +117,8 @@ def allowed(key: str, kind: Kind, raw: Any, rule: Any) -> Any:
             raise UserError(
                 f"{key}={text!r} is impossible; write the value itself, nothing like ${{}}"
             )
+    if isinstance(rule, list) and isinstance(raw, bool):
+        raw = written(raw)  # a choice may have been a truth value
     try:
         value = convert(kind, raw)
     except (ValueError, OverflowError) as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from tvr_bench.datamodules.items import Items, TextItems, TrainItems, VideoItems, shifted
 from tvr_bench.datamodules.tokens import encode, train_tokenizer
@@ -145,6 +148,36 @@ def test_a_mirrored_clip_comes_with_its_mirrored_caption(items: Items) -> None:
         text = texts[0] if is_turned else SPLIT.queries[0].text
         assert _same(item["text_ids"], item["text_mask"], text)
     assert 15 < turned < 45
+
+
+class Kept:
+    """What a tower made of frames [F, T, D], for clips by id."""
+
+    def get(self, clip_ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        numbers = torch.tensor([float(name[1:]) for name in clip_ids])
+        features = numbers[:, None, None, None].expand(-1, FRAMES, 3, 5)
+        return features, torch.ones(len(clip_ids), FRAMES, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("turns", [(), (0,)])
+def test_a_batch_is_its_items_side_by_side(turns: tuple[int, ...], items: Items) -> None:
+    features = replace(items, encoded=Kept())
+    picks = [(3, clip, *turns) for clip in (4, 0, 1)]
+    for mine in (items, features):
+        for view, places in (
+            (TextItems(mine), [6, 0, 2]),
+            (VideoItems(mine), [5, 0]),
+            (TrainItems(mine, 2**32 - 1), picks),
+        ):
+            data: Any = view
+            batch = data.__getitems__(places)
+            beside = default_collate([data[place] for place in places])
+            assert list(batch) == list(beside)
+            for key, value in batch.items():
+                assert torch.equal(value, beside[key]) and value.dtype == beside[key].dtype
+    assert features.videos([4, 1])["frames"][:, 0, 0, 0].tolist() == [4, 1]
+    pixels = TrainItems(items, 9).__getitems__(picks)
+    assert TrainItems(features, 9).__getitems__(picks)["text_index"].equal(pixels["text_index"])
 
 
 def test_shifted_moves_pixels_and_repeats_the_edge() -> None:

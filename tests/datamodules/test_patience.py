@@ -147,19 +147,19 @@ def test_a_run_ends_with_one_line_and_is_taken_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = multiprocessing.active_children()
-    real = items.__getitem__
+    real = items.__getitems__
 
-    def fails(self: Any, pick: Any) -> Any:
-        if items is VideoItems or pick[0] == 1:  # of training in the second epoch
+    def fails(self: Any, picks: Any) -> Any:
+        if items is VideoItems or picks[0][0] == 1:  # of training in the second epoch
             HOW[how]()
-        return real(self, pick)
+        return real(self, picks)
 
     words = ["bench", *tiny_settings, "model=meanpool", "run.name=lost", "trainer.steps=6"]
     words += ["trainer.workers=2", "trainer.timeout=2"]
     if items is VideoItems:
         words += ["trainer.epochs=0", "trainer.steps=null"]  # so that the test is what fails
     with monkeypatch.context() as patch:
-        patch.setattr(items, "__getitem__", fails)
+        patch.setattr(items, "__getitems__", fails)
         assert main(words) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert what in line and "goes on from the last checkpoint" in line

@@ -38,6 +38,16 @@ def test_a_record_comes_back_as_it_was(
     assert {found[n].dtype.name for n in ("t2v_ahead", "v2t_ahead")} == {"int32"}
 
 
+@pytest.mark.parametrize(("said", "meant"), [("true", "all"), ("false", "none")])
+def test_a_record_that_says_whether_towers_were_frozen_says_which(
+    said: str, meant: str, make_record: RecordFactory, ranks: Ranks, tmp_path: Path
+) -> None:
+    record = make_record(settings={"backbone.frozen": said})
+    save_record(record, tmp_path, ranks)
+    found = load_record(tmp_path)
+    assert (found.protocol.frozen, found.settings["backbone.frozen"]) == (meant, meant)
+
+
 def test_equal_results_give_equal_bytes(
     make_record: RecordFactory, ranks: Ranks, tmp_path: Path
 ) -> None:

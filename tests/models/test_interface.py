@@ -230,6 +230,26 @@ def test_frozen_towers_get_no_gradient(
         )
 
 
+def test_a_frozen_image_tower_leaves_text_and_heads_to_learn(
+    model: RetrievalModule, batch: Batch, ocr: dict[str, Any]
+) -> None:
+    name = model.cfg.model.name
+    more = {"backbone.frozen": "image", "backbone.dropout": 0.5}
+    frozen = create_model(name, **SETTINGS, **ocr, **more)
+    frozen.eval().train()
+    _loss(frozen, batch).backward()
+    for key, parameter in frozen.named_parameters():
+        if key.startswith("network.image."):
+            assert parameter.grad is None and not parameter.requires_grad
+        elif parameter.requires_grad:
+            assert parameter.grad is not None
+    assert any(p.grad is not None for p in frozen.network.text.parameters())
+    frames = batch["frames"]
+    for one, other in zip(*(frozen.backbone.encode_frames(frames) for _ in "12"), strict=True):
+        assert torch.equal(one, other), "a frozen tower has no dropout"
+    assert frozen.network.text.training and not frozen.network.image.training
+
+
 def test_a_scale_that_starts_at_its_ceiling_can_be_learned(
     model: RetrievalModule, batch: Batch, ocr: dict[str, Any]
 ) -> None:

@@ -212,7 +212,8 @@ def test_untied_encoder_is_a_copy_of_the_text_tower_that_goes_its_own_way() -> N
 
 
 def test_text_copy_leaves_nested_image_parts_out() -> None:
-    backbone = nn.Module()
+    backbone: Any = nn.Module()
+    backbone.image_parts = ("clip.vision_model", "clip.visual_projection")
     backbone.clip = nn.ModuleDict(
         {k: nn.Linear(1, 1) for k in ("vision_model", "visual_projection", "text_model")}
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from tvr_bench.datamodules import tokens
 from tvr_bench.datamodules.plan import Pick
@@ -29,8 +29,8 @@ Mirrored = tuple[np.ndarray, np.ndarray] | None
 class Encoded(Protocol):
     """What a frozen tower made of frames, by clip id."""
 
-    def get(self, clip_id: str) -> tuple[Tensor, Tensor]:
-        """Return features [F, T, D] and which frames are real, bool [F]."""
+    def get(self, clip_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return features [B, F, T, D] of clips and which frames are real, bool [B, F]."""
         ...
 
 
@@ -100,10 +100,10 @@ class Items:
         `frames` [F, T, D] is what a frozen tower made of them, where that was kept, unless `pixels`
         are asked for.
         """
-        name = self.split.clips[clip].id
         if self.encoded is not None and not pixels:
-            item = dict(zip(("frames", "frame_mask"), self.encoded.get(name), strict=True))
-        elif isinstance(self.frames, VideoFeatures):
+            return {key: value[0] for key, value in self.videos([clip]).items()}
+        name = self.split.clips[clip].id
+        if isinstance(self.frames, VideoFeatures):
             item = _tensors(self.frames.features(name))
         else:
             frames, mask = self.frames.get(name)
@@ -114,6 +114,27 @@ class Items:
             item["ocr_ids"] = torch.from_numpy(self.ocr_ids[clip])
             item["ocr_mask"] = torch.from_numpy(self.ocr_mask[clip])
         return item
+
+    def texts(self, queries: Sequence[int]) -> Item:
+        """Return a batch of queries; see `text`."""
+        if self.words is not None:
+            return default_collate([self.text(query) for query in queries])
+        return {
+            "text_ids": torch.from_numpy(self.text_ids[queries]),
+            "text_mask": torch.from_numpy(self.text_mask[queries]),
+            "text_index": torch.tensor(queries),
+        }
+
+    def videos(self, clips: Sequence[int]) -> Item:
+        """Return a batch of clips; see `video`. What a tower made of them is read at once."""
+        if self.encoded is None:
+            return default_collate([self.video(clip) for clip in clips])
+        frames, mask = self.encoded.get([self.split.clips[clip].id for clip in clips])
+        batch = {"frames": frames, "frame_mask": mask, "video_index": torch.tensor(clips)}
+        if self.ocr_ids is not None and self.ocr_mask is not None:
+            batch["ocr_ids"] = torch.from_numpy(self.ocr_ids[clips])
+            batch["ocr_mask"] = torch.from_numpy(self.ocr_mask[clips])
+        return batch
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> Item:
@@ -141,6 +162,10 @@ class TextItems(Dataset[Item]):
         """Return one query."""
         return self.items.text(index)
 
+    def __getitems__(self, indices: list[int]) -> Item:
+        """Return a batch of queries."""
+        return self.items.texts(indices)
+
 
 class VideoItems(Dataset[Item]):
     """The clips of a split, by position."""
@@ -152,11 +177,16 @@ class VideoItems(Dataset[Item]):
         """Return one clip."""
         return self.items.video(index)
 
+    def __getitems__(self, indices: list[int]) -> Item:
+        """Return a batch of clips."""
+        return self.items.videos(indices)
+
 
 class TrainItems(Dataset[Item]):
     """Clips with one of their captions each, moved and mirrored a little.
 
-    Which caption, how far and whether mirrored depends on seed, epoch and clip alone.
+    Which caption, how far and whether mirrored depends on seed, epoch and clip alone. What a tower
+    made of clips is neither moved nor mirrored, and a batch of it is read at once.
     """
 
     def __init__(self, items: Items, seed: int, shift: int = 0, mirrored: Mirrored = None) -> None:
@@ -168,14 +198,8 @@ class TrainItems(Dataset[Item]):
 
     def __getitem__(self, pick: Pick) -> Item:
         """Return one clip with one caption: a drawn one or, in `turn` t, the t-th of an order."""
-        epoch, clip, *turn = pick
-        captions = self.items.queries_of[clip]
-        rng = np.random.default_rng((self.seed, epoch, clip, *turn))
-        if turn:
-            order = np.random.default_rng((self.seed, epoch, clip)).permutation(len(captions))
-            query = captions[order[turn[0]]]
-        else:
-            query = captions[int(rng.integers(len(captions)))]
+        clip = pick[1]
+        query, rng = self._caption(pick)
         item = self.items.text(query) | self.items.video(clip)
         if self.mirrored is not None and rng.random() < 0.5:
             ids, mask = self.mirrored
@@ -186,6 +210,28 @@ class TrainItems(Dataset[Item]):
             down, right = rng.integers(-self.shift, self.shift + 1, 2)
             item["frames"] = shifted(item["frames"], int(down), int(right))
         return item
+
+    def __getitems__(self, picks: list[Pick]) -> Item:
+        """Return a batch of clips with one caption each; see `__getitem__`."""
+        if self.items.encoded is None:
+            return default_collate([self[pick] for pick in picks])
+        queries = [self._caption(pick)[0] for pick in picks]
+        return self.items.texts(queries) | self.items.videos([pick[1] for pick in picks])
+
+    def _caption(self, pick: Pick) -> tuple[int, np.random.Generator]:
+        """Return the query of a pick, and the generator that moves its clip."""
+        epoch, clip, *turn = pick
+        captions = self.items.queries_of[clip]
+        rng = _generator(self.seed, *pick)
+        if turn:
+            order = _generator(self.seed, epoch, clip).permutation(len(captions))
+            return captions[order[turn[0]]], rng
+        return captions[int(rng.integers(len(captions)))], rng
+
+
+def _generator(*numbers: int) -> np.random.Generator:
+    """Return numpy's generator of a seed of several numbers; a tuple would take twice as long."""
+    return np.random.default_rng(np.array(numbers, np.uint32))
 
 
 def shifted(frames: Tensor, down: int, right: int) -> Tensor:

@@ -88,6 +88,7 @@ def _how(cfg: Config, items: Items) -> dict[str, Any]:
         begin = partial(_begin, sockets=_folder_of_sockets())
     return {
         "patience": cfg.trainer.timeout,
+        "collate_fn": _as_it_is,
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": torch.cuda.is_available(),
@@ -97,6 +98,11 @@ def _how(cfg: Config, items: Items) -> dict[str, Any]:
         # of its own: the seed that a loader draws would part runs with workers from those without
         "generator": torch.Generator(),
     }
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Return a batch, which the views of `items` give whole."""
+    return batch
 
 
 def _begin(_: int, sockets: str) -> None:

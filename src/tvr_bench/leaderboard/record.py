@@ -29,6 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]  # 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+Frozen = Literal["none", "image", "all"]
 Values = dict[str, int | float]  # by metric; recalls in percent
 
 
@@ -147,7 +148,7 @@ class Protocol(_Part):
     v2t: Literal["caption", "group"] = "caption"
     ocr: OcrInfo = OcrInfo(enabled=False)
     towers: Input | None = None
-    frozen: Literal["none", "image", "all"] = "none"
+    frozen: Frozen = "none"
     trained_on: TrainedOn | None = None
 
 
@@ -276,7 +277,7 @@ def load_record(path: Path) -> Record:
             raise UserError(f"there is no record {path}; give a run folder that holds one")
         if path.stat().st_size > _LARGEST_RECORD:
             raise UserError(f"{path} is larger than 64 MB, so it is no record; remove it")
-        return Record.model_validate_json(path.read_bytes(), strict=True)
+        return _of_today(Record.model_validate_json(path.read_bytes(), strict=True))
     except OSError as error:
         reason = error.strerror or type(error).__name__
         text = f"cannot read the record {path}: {reason}; check its permissions"
@@ -286,6 +287,17 @@ def load_record(path: Path) -> Record:
             f"{path} is not a whole record of this version ({_first_fault(error)}); "
             "remove it or repeat its run"
         ) from error
+
+
+def _of_today(record: Record) -> Record:
+    """Return a record; one that says of all towers at once whether they learned says it by name."""
+    names: dict[str, Frozen] = {"true": "all", "false": "none"}
+    frozen = names.get(record.settings.get("backbone.frozen", ""))
+    if frozen is None:
+        return record
+    settings = {**record.settings, "backbone.frozen": frozen}
+    protocol = record.protocol.model_copy(update={"frozen": frozen})
+    return record.model_copy(update={"settings": settings, "protocol": protocol})
 
 
 def load_ranks(record: Record, run_dir: Path) -> dict[str, np.ndarray]:

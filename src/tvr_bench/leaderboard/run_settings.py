@@ -15,7 +15,7 @@ from typing import Any, cast
 import yaml
 from omegaconf import OmegaConf
 
-from tvr_bench import config, text_yaml
+from tvr_bench import config, synonyms, text_yaml
 from tvr_bench.errors import UserError
 from tvr_bench.files import settings_hash
 from tvr_bench.leaderboard.record import Record
@@ -27,7 +27,7 @@ _MOST_KEYS = 2_000
 # what columns of their own show, or the protocol
 _SHOWN = frozenset(
     (
-        *("track", "model.name", "backbone.name", "data.name"),
+        *("track", "model.name", "backbone.name", "backbone.frozen", "data.name"),
         *("ocr.enabled", "ocr.engine", "ocr.source"),
         *("video.frames", "video.size", "text.words", "eval.selection", "eval.frames"),
         *("eval.captions", "eval.two_stage", "eval.parity", "eval.v2t"),
@@ -116,7 +116,8 @@ def _kept(content: Any, without: Mapping[str, str] | None = None) -> dict[str, s
     sections = {str(name): part for name, part in numbers(content).items() if name != "seed"}
     # aliases can make a short text a tree without end
     flat = dict(islice(_leaves(sections, ""), _MOST_KEYS))
-    return {k: v for k, v in flat.items() if k.rpartition(".")[2] not in (without or {})}
+    kept = {k: v for k, v in flat.items() if k.rpartition(".")[2] not in (without or {})}
+    return {k: synonyms.known_choice(k, v) or v for k, v in kept.items()}  # as it is called today
 
 
 def _usual(own: Mapping[str, str]) -> Mapping[str, str] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tvr_bench.errors import UserError
 from tvr_bench.hooks import drop_idle_hooks
-from tvr_bench.models.layers.backbone import Backbone, EncodedBackbone, build_backbone
+from tvr_bench.models.layers.backbone import Backbone, EncodedBackbone, build_backbone, freeze
 from tvr_bench.models.losses import (
     Features,
     at_least_fp32,
@@ -98,6 +98,12 @@ class RetrievalModule(TakesRawInput, pl.LightningModule):
         """The towers of image and text."""
         network = cast(Backbone, self.network)
         return EncodedBackbone(network) if self.cfg.backbone.cache else network
+
+    def train(self, mode: bool = True) -> Self:
+        """Put all but the frozen towers into training mode, or out of it, and return the model."""
+        super().train(mode)
+        freeze(self.network, self.cfg.backbone.frozen)
+        return self
 
     @property
     def logit_scale(self) -> Tensor:

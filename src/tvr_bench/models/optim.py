@@ -70,7 +70,7 @@ def build_optimizer(cfg: Config, groups: list[dict[str, Any]]) -> Optimizer:
     """
     if not groups:
         raise UserError(
-            "nothing is left to train; set backbone.frozen=false or loss.learn_scale=true"
+            "nothing is left to train; set backbone.frozen=none or loss.learn_scale=true"
         )
     kind = {"adamw": AdamW, "adam": Adam, "bert_adam": BertAdam}[cfg.optim.name]
     devices = {p.device.type for group in groups for p in group["params"]}

@@ -61,8 +61,6 @@ from tvr_bench.models.losses import Features
 from tvr_bench.registry import register_model
 from tvr_bench.schema import Config
 
-_IMAGE_PARTS = ("image", "clip.vision_model", "clip.visual_projection")  # of our backbones
-
 
 @register_model("tcard")
 class TCard(RetrievalModule):
@@ -177,9 +175,8 @@ class TCard(RetrievalModule):
 
 def _text_copy(backbone: nn.Module) -> nn.Module:
     """Return a copy of a backbone without its image tower."""
-    twin = copy.deepcopy(backbone)
-    present = {name for name, _ in twin.named_modules()}
-    for path in present.intersection(_IMAGE_PARTS):
+    twin: Any = copy.deepcopy(backbone)
+    for path in twin.image_parts:
         owner, _, name = path.rpartition(".")
         delattr(twin.get_submodule(owner), name)
     return twin

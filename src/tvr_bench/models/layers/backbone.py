@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ class Backbone(Protocol):
     """Towers of image and text with one joint width; every `nn.Module` here follows it."""
 
     dim: int
+    image_parts: tuple[str, ...]  # names of the submodules that see pixels and nothing else
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, D] and word [B, L, D] features."""
@@ -61,11 +62,25 @@ def build_backbone(cfg: Config) -> nn.Module:
             f"text.words={cfg.text.words} is more than the {most} that {cfg.backbone.name} can "
             "read; lower it"
         )
-    if cfg.backbone.frozen:
-        backbone.requires_grad_(False)
+    freeze(backbone, cfg.backbone.frozen)
     if cfg.backbone.checkpointing:
         keep_no_activations(backbone)
     return backbone
+
+
+def freeze(backbone: nn.Module, which: str) -> None:
+    """Let `which` towers of a backbone, none, image or all, learn nothing and drop nothing out.
+
+    So a frozen tower makes the same of a clip in training, in a test, and for the cache.
+    """
+    parts = {"none": [], "image": image_parts(backbone), "all": [backbone]}[which]
+    for part in parts:
+        part.requires_grad_(False).eval()
+
+
+def image_parts(backbone: nn.Module) -> list[nn.Module]:
+    """Return the modules of a backbone that see pixels and nothing else."""
+    return [backbone.get_submodule(name) for name in cast(Backbone, backbone).image_parts]
 
 
 def _size(cfg: Config) -> tuple[int, int]:

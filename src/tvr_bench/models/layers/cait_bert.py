@@ -59,6 +59,7 @@ def missing(name: str, where: str, error: BaseException) -> UserError:
 class CaitBertBackbone(nn.Module):
     """CaiT and BERT behind the interface that every backbone has."""
 
+    image_parts = ("image",)
     mean: Tensor
     std: Tensor
 

@@ -78,6 +78,7 @@ def missing_tokenizer(name: str, weights: str, error: BaseException) -> UserErro
 class ClipBackbone(nn.Module):
     """CLIP's image and text tower behind the interface that every backbone has."""
 
+    image_parts = ("clip.vision_model", "clip.visual_projection")
     mean: Tensor
     std: Tensor
 

@@ -17,6 +17,8 @@ class FeatureBackbone(nn.Module):
     there is none, so `dim` is the text's.
     """
 
+    image_parts = ()
+
     def __init__(self, cfg: FeaturesConfig) -> None:
         super().__init__()
         self.region_dim, self.global_dim = cfg.region_dim, cfg.global_dim

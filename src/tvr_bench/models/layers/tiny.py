@@ -162,6 +162,8 @@ class TinyText(nn.Module):
 class TinyBackbone(nn.Module):
     """Both tiny towers behind the interface that every backbone has."""
 
+    image_parts = ("image",)
+
     def __init__(self, cfg: BackboneConfig, size: tuple[int, int], vocab: int, words: int) -> None:
         super().__init__()
         if cfg.width % cfg.heads:
