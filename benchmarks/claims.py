@@ -78,6 +78,8 @@ def main() -> int:
 
 def plans_of(settings: Sequence[str], seeds: Sequence[int]) -> tuple[Plan, Plan]:
     """Return the plans of the two tables; the runs of the second are in a folder of their own."""
+    if not any(s.startswith("trainer.threads=") for s in settings):
+        settings = [*settings, "trainer.threads=1"]  # they order sums; --jobs must change no number
     roots = [s.split("=", 1)[1] for s in settings if s.startswith("run.root=")]
     root = Path(roots[-1] if roots else ROOT) / "scratch"
     scratch = [*settings, *SCRATCH, f"run.root={root}"]

@@ -219,6 +219,7 @@ def test_the_page_has_both_tables_and_says_what_was_not_run(claims: Any, tmp_pat
 
 def test_a_plan_has_two_tables_and_can_be_run_in_parts(claims: Any, tmp_path: Path) -> None:
     main, scratch = plans = claims.plans_of([f"run.root={tmp_path}"], [0, 1])
+    assert all("trainer.threads=1" in task.settings for _, _, task in main.tasks)
     names = [{task.name for _, _, task in one.tasks} for one in plans]
     assert not names[0] & names[1] and main.folder != scratch.folder
     kept = claims.part(main, ["main", "CRET, NCE"])
