@@ -188,7 +188,7 @@ def _conditions(one: Table) -> str:
     first = records[0]
     cpu = ", ".join(sorted({f"{r.env.get('cpu', 'CPU')}" for r in records}))
     seeds = sorted({len(cell.records) for cell in one.cells.values() if cell.records})
-    towers = sorted({_towers(r) for r in records} - {""}) or ["towers as by default"]
+    towers = sorted({_towers(r) for r in records})
     hours = sum(map(core_minutes, records)) / 60
     number = "-".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
     return (
@@ -199,8 +199,11 @@ def _conditions(one: Table) -> str:
 
 
 def _towers(record: Record) -> str:
-    keys = ("backbone.weights", "backbone.frozen", "backbone.cache")
-    return ", ".join(f"`{k}={record.settings[k]}`" for k in keys if k in record.settings)
+    towers, frozen = record.protocol.towers, record.protocol.frozen
+    begun = "towers from random weights"
+    if towers is not None:
+        begun = f"towers pretrained (`{towers.name or record.model.backbone}`)"
+    return f"{begun}, frozen: {frozen}"
 
 
 def _records(one: Table) -> list[Record]:

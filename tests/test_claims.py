@@ -38,9 +38,7 @@ def judged(held: Any) -> Any:
 def claims(judged: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     read = cache(config._read_yaml)  # most of the time of making a hundred configurations
     monkeypatch.setattr(config, "_read_yaml", lambda path: copy.deepcopy(read(path)))
-    script = importlib.import_module("claims")
-    monkeypatch.setattr(script, "SCRATCH", ("optim.warmup=0.2",))  # any other settings
-    return script
+    return importlib.import_module("claims")
 
 
 def _runs(
@@ -178,7 +176,7 @@ def test_all_models_are_long_alike() -> None:
         assert own == {"model": own["model"], "trainer.epochs": 3 * usual}
 
 
-def _write(planned: Plan, strengths: Mapping[str, Any]) -> None:
+def _write(planned: Plan, strengths: Mapping[str, Any], **changes: Any) -> None:
     for cell, seed, task in planned.tasks:
         if cell.label in strengths:
             folder = write_run(
@@ -187,6 +185,7 @@ def _write(planned: Plan, strengths: Mapping[str, Any]) -> None:
                 seed=seed,
                 strength=strengths[cell.label],
                 split=SPLIT,
+                **changes,
             )
             (folder / "csv").mkdir()
             (folder / "csv" / "metrics.csv").write_text(
@@ -199,12 +198,19 @@ def test_the_page_has_both_tables_and_says_what_was_not_run(claims: Any, tmp_pat
     plans = claims.plans_of([f"run.root={tmp_path}"], [0, 1, 2])
     reads = {"appearance": 2.0, "temporal": 0.0, "relation": 0.0, "scene_text": 4.0}
     sees = {**reads, "scene_text": 0.0}
-    _write(plans[0], {"mean pooling": sees, "T-CARD": reads, "T-CARD, no scene text": sees})
+    frozen = {
+        "protocol__towers": {"name": "signvid", "sha256": "c" * 64},
+        "protocol__frozen": "image",
+    }
+    ran = {"mean pooling": sees, "T-CARD": reads, "T-CARD, no scene text": sees}
+    _write(plans[0], ran, **frozen)
     _write(claims.part(plans[1], ["main"]), dict.fromkeys(claims.MODELS, sees))
     tables = [claims.table("pretrained", "Pretrained", plans[0])]
     tables.append(claims.table("scratch", "From scratch", plans[1]))
     text = claims.page(tables)
     first, second = text.split("## From scratch\n")
+    assert "towers pretrained (`signvid`), frozen: image; 9 runs" in first
+    assert "towers from random weights, frozen: none; 15 runs" in second
     finds = "scene text finds what only reading can find"
     assert re.search(rf"\| {finds} \| \*\*holds\*\* \| .*window captions and nowhere else", first)
     assert finds in re.search(r"Not run: (.*)", second.split("T-CARD")[1])[1]  # type: ignore[index]
