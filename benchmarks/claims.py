@@ -42,7 +42,7 @@ CHANCE = dict.fromkeys(SKILLS, 25.0)
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    options = _parser().parse_intermixed_args()
     given = [s for s in options.settings if s.startswith("seeds=")]
     settings = [s for s in options.settings if s not in given]
     try:

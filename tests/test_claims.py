@@ -239,3 +239,13 @@ def test_a_plan_has_two_tables_and_can_be_run_in_parts(claims: Any, tmp_path: Pa
     assert "Not run." in claims.page(tables)
     claims.draw(tables[0], tmp_path)
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_settings_may_stand_between_the_options(
+    claims: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--only", "CRET", f"run.root={tmp_path}", "--dry-run", "seeds=1", "optim.lr=0.003"]
+    monkeypatch.setattr("sys.argv", ["claims.py", *words])
+    assert claims.main() == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "model=cret" in line)
+    assert "optim.lr=0.003" in line and not list(tmp_path.iterdir())
