@@ -412,6 +412,25 @@ def test_which_towers_are_frozen_may_be_a_truth_value(
         config.load(["backbone.frozen=text"])
 
 
+def test_with_pretrained_towers_signvid_freezes_and_caches_the_image_tower() -> None:
+    def made(*words: str) -> tuple[Any, ...]:
+        cfg = config.load(["data=signvid", "model=meanpool", *words])
+        trainer = cfg.trainer
+        return cfg.backbone.frozen, cfg.backbone.cache, trainer.shift, trainer.mirror
+
+    towers = "backbone.weights=towers"
+    scratch = ("none", False, 6, True)
+    assert made("backbone.weights=none") == made("backbone.weights=null") == scratch
+    assert made("backbone=clip_vit_b32") == made("backbone=clip_vit_b32", towers) == scratch
+    assert made(towers) == ("image", True, 0, False)
+    assert made(towers, "backbone.frozen=none") == ("none", False, 0, False)
+    assert made(towers, "trainer.shift=2") == ("image", False, 2, False)
+    assert made(towers, "trainer.mirror=true") == ("image", False, 0, True)
+    assert made(towers, "backbone.frozen=none", "backbone.cache=true")[:2] == ("none", True)
+    kept = config.to_yaml(config.load(["data=signvid", "model=meanpool", towers]))
+    assert "frozen: image" in kept and "cache: true" in kept and "pretrained" not in kept
+
+
 def test_the_papers_own_towers_come_without_its_schedule() -> None:
     shared = config.load(["model=tcard"])
     cfg = config.load(["model=tcard", "backbone=paper"])

@@ -2,8 +2,9 @@
 
 The schema's types stand in `schema.py`, the values and their units in `configs/base.yaml`. `rules:`
 in any of these files names the allowed values of a key, `types:` the type of one whose default is
-null. A text is made a value by the type of its key alone (`values.py`). Nothing here imports torch,
-so a typing mistake is answered at once.
+null, `pretrained:` what holds where the tiny towers do not start from scratch. A text is made a
+value by the type of its key alone (`values.py`). Nothing here imports torch, so a typing mistake is
+answered at once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tvr_bench.values import Kind, allowed, kind_of_default, kind_of_name
 
 CONFIG_ROOT = Path(__file__).parent / "configs"
 _NAMED = ("data", "model", "backbone")  # `model=NAME` stands for `model.name=NAME`
+_SCRATCH = ("none", "null", "")  # `backbone.weights` of towers that nothing was taught
 _OWN = ("data", "model")  # sections whose keys stand in the YAML of a data set and of a model
 Setting = str | tuple[str, Any]  # `key=text`, or a key and a value of Python's
 Layer = dict[str, Any]  # `section.key` -> a text, or a value of Python's
@@ -79,10 +81,20 @@ def load(overrides: Iterable[Setting] = (), file: Path | None = None) -> Config:
     merged = _merged((*ours.layers, *papers), ours.kinds) | asked
     if merged["backbone.name"] != "tiny" and "backbone.weights" not in asked:
         merged["backbone.weights"] = None  # what a data set names is for the tiny towers
+    if merged["backbone.name"] == "tiny" and merged["backbone.weights"] not in (None, *_SCRATCH):
+        merged = _merged((*ours.layers, *ours.pretrained, *papers), ours.kinds) | asked
     values = {
         key: allowed(key, ours.kinds[key], raw, ours.rules.get(key)) for key, raw in merged.items()
     }
+    if "backbone.cache" not in asked and not _can_cache(values):
+        values["backbone.cache"] = False
     return _frozen(ours.kinds, values)
+
+
+def _can_cache(values: Layer) -> bool:
+    """Return whether an image tower makes the same of a clip in every step."""
+    changed = values["trainer.shift"] or values["trainer.mirror"]
+    return values["backbone.frozen"] != "none" and not changed
 
 
 def given(overrides: Iterable[Setting] = (), file: Path | None = None) -> Layer:
@@ -109,9 +121,13 @@ def needs(data: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Package:
-    """What the files of the package say of a model and a data set."""
+    """What the files of the package say of a model and a data set.
+
+    `pretrained` stands above `layers` where the tiny towers do not start from scratch.
+    """
 
     layers: list[Layer]
+    pretrained: list[Layer]
     kinds: dict[str, Kind]
     rules: dict[str, Any]
     paper: Mapping[str, Any]
@@ -119,6 +135,7 @@ class _Package:
 
 def _package(model: str, data: str) -> _Package:
     layers: list[Layer] = []
+    pretrained: list[Layer] = []
     rules: dict[str, Any] = {}
     types: dict[str, Any] = {}
     paper: Mapping[str, Any] = {}
@@ -129,8 +146,9 @@ def _package(model: str, data: str) -> _Package:
         paper = content.pop("paper", None) or {}
         for key in ("aliases", "needs"):
             content.pop(key, None)
+        pretrained.append(flat(content.pop("pretrained", None) or {}))
         layers.append(flat(content))
-    return _Package(layers, _kinds(layers, types), rules, paper)
+    return _Package(layers, pretrained, _kinds(layers, types), rules, paper)
 
 
 def paper_section(model: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import tower_files, towers
 from tvr_bench.registry import build_model
 from tvr_bench.schema import ELSEWHERE, PLACES, Config
-from tvr_bench.transfer import READING, check, leaves, on_data, plain
+from tvr_bench.transfer import READING, anywhere, check, leaves, on_data, plain
 
 _TYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -68,7 +68,7 @@ def portable(cfg: Config) -> dict[str, Any]:
     if tower_files.is_folder(cfg.backbone):
         kept["backbone"]["weights"] = None
     kept |= {section: dict(usual[section]) for section in PLACES}
-    for name, part in usual.items():
+    for name, part in plain(load(anywhere(cfg).items())).items():
         if isinstance(part, dict) and name not in PLACES:
             kept[name] |= {key: value for key, value in part.items() if key in ELSEWHERE}
     return kept

@@ -35,13 +35,16 @@ def settings_of_command(overrides: Iterable[Setting] = (), file: Path | None = N
     where = config.given(asked, file).get("run.weights")
     if where in (None, "", "null", "~"):
         return config.load(asked, file)
-    theirs = flat(read_config(find(where)))
-    here = {
+    return on_data(anywhere(read_config(find(where))), asked, file)
+
+
+def anywhere(cfg: Config) -> dict[str, Any]:
+    """Return `section.key` -> value of what holds on every machine."""
+    return {
         key: value
-        for key, value in theirs.items()
+        for key, value in flat(cfg).items()
         if key.partition(".")[0] not in PLACES and key.rpartition(".")[2] not in ELSEWHERE
     }
-    return on_data(here, asked, file)
 
 
 def on_data(

@@ -15,10 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tvr_bench import published
+from tvr_bench import config, published
 from tvr_bench.datamodules.tokens import save_tokenizer, train_tokenizer
 from tvr_bench.errors import UserError
 from tvr_bench.published import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, load_model
+
+
+@pytest.mark.parametrize("frozen", ["none", "image"])
+def test_what_is_published_keeps_features_only_where_it_can(frozen: str) -> None:
+    words = ["data=signvid", "model=meanpool", "backbone.weights=towers"]
+    cfg = config.load([*words, f"backbone.frozen={frozen}", "trainer.workers=3"])
+    portable = published.portable(cfg)
+    assert portable["backbone"]["cache"] == (frozen == "image")
+    assert portable["trainer"]["workers"] == config.load(words).trainer.workers
 
 
 def test_a_name_is_looked_for_on_the_hub(

@@ -147,6 +147,26 @@ def test_changes_are_told_against_the_defaults_of_the_model(tmp_path: Path) -> N
     assert _settings(tmp_path / "c", "trainer.steps=7").changes() == ("trainer.steps=7",)
 
 
+def test_frozen_towers_are_told_by_the_protocol_and_in_the_paper_track_by_the_settings(
+    tmp_path: Path,
+) -> None:
+    frozen = _settings(tmp_path / "a", "backbone.frozen=all")
+    assert frozen.changes() == ()
+    paper = _settings(tmp_path / "b", "track=paper", "backbone=tiny", "backbone.frozen=image")
+    assert paper.changes() == ("backbone.frozen=image",)
+    path = tmp_path / "a" / "config.yaml"
+    path.write_text(path.read_text().replace("frozen: all", "frozen: true"), encoding="utf-8")
+    assert "frozen: true" in path.read_text() and read_settings(tmp_path / "a") == frozen
+
+
+def test_changes_from_scratch_are_told_against_a_plain_run_from_scratch(tmp_path: Path) -> None:
+    values = _settings(tmp_path / "a", "data=signvid", "backbone.weights=none").values
+    assert RunSettings(values, scratch=True).changes() == ()
+    other = _settings(tmp_path / "b", "data=signvid", "backbone.weights=folder").values
+    found = RunSettings(other, scratch=True).changes()
+    assert {"trainer.shift=0", "trainer.mirror=false"} <= set(found)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -6,7 +6,7 @@ Settings are compared, never the text of a YAML file: how that is wrapped or quo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ _MOST_KEYS = 2_000
 # what columns of their own show, or the protocol
 _SHOWN = frozenset(
     (
-        *("track", "model.name", "backbone.name", "backbone.frozen", "data.name"),
+        *("track", "model.name", "backbone.name", "data.name"),
         *("ocr.enabled", "ocr.engine", "ocr.source"),
         *("video.frames", "video.size", "text.words", "eval.selection", "eval.frames"),
         *("eval.captions", "eval.two_stage", "eval.parity", "eval.v2t"),
@@ -39,11 +39,12 @@ _SHOWN = frozenset(
 class RunSettings:
     """All settings but seed, places and machine; `variant` is the edition of the data set.
 
-    Empty where a run has left none.
+    Empty where a run has left none. `scratch` says that its tiny towers were not pretrained.
     """
 
     values: Mapping[str, str] = field(default_factory=dict, hash=False)
     variant: str = ""
+    scratch: bool = False
 
     @property
     def digest(self) -> str:
@@ -57,14 +58,14 @@ class RunSettings:
             for key, value in self.values.items()
             if "two_stage" not in key and "top_k" not in key
         }
-        return RunSettings(kept, self.variant)
+        return replace(self, values=kept)
 
     def changes(self) -> tuple[str, ...]:
         """Return `key=value` of what is not the default of the model, the data set and the track.
 
         What a column of its own shows is not repeated. Empty where there is nothing to compare.
         """
-        usual = _usual(self.values)
+        usual = _usual(self.values, self.scratch)
         if usual is None:
             return ()
         return tuple(
@@ -76,6 +77,8 @@ class RunSettings:
     def _is_shown(self, key: str) -> bool:
         if key == "video.frames":  # of training; the protocol has the frames of the test
             return self.values.get("eval.frames", "null") in ("null", self.values[key])
+        if key == "backbone.frozen":  # no rule of the paper track
+            return self.values.get("track") != "paper"
         if key.startswith("data.") and self.values[key] == self.variant:
             return True
         return key in _SHOWN
@@ -92,7 +95,8 @@ def settings_of(cfg: Config) -> dict[str, str]:
 def settings_in(record: Record, run_dir: Path) -> RunSettings:
     """Return the settings of a record, or, of one that has none, those of its run's folder."""
     values = record.settings or read_settings(run_dir).values
-    return RunSettings(values, record.data.variant)
+    scratch = record.model.backbone == "tiny" and record.protocol.towers is None
+    return RunSettings(values, record.data.variant, scratch)
 
 
 def read_settings(run_dir: Path) -> RunSettings:
@@ -120,9 +124,13 @@ def _kept(content: Any, without: Mapping[str, str] | None = None) -> dict[str, s
     return {k: synonyms.known_choice(k, v) or v for k, v in kept.items()}  # as it is called today
 
 
-def _usual(own: Mapping[str, str]) -> Mapping[str, str] | None:
-    """Return the flat settings of a plain run of the same model, data set, track and backbone."""
+def _usual(own: Mapping[str, str], scratch: bool) -> Mapping[str, str] | None:
+    """Return the flat settings of a plain run of the same model, data set, track and backbone.
+
+    From `scratch` where the run itself is.
+    """
     names = [f"{key}={own[key]}" for key in ("model.name", "data.name", "track") if own.get(key)]
+    names += ["backbone.weights=none"] if scratch else []
     towers = own.get("backbone.name")
     with_towers = _defaults((*names, f"backbone.name={towers}")) if towers else None
     return with_towers or (_defaults(tuple(names)) if len(names) > 1 else None)
