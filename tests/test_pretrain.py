@@ -16,6 +16,7 @@ from tiny import TINY_MODEL, TINY_RUN, TINY_SIGNVID, TINY_STILLS
 from tvr_bench import config, recipe
 from tvr_bench.bench import bench
 from tvr_bench.cli import main
+from tvr_bench.datamodules.stills import captions
 from tvr_bench.errors import UserError
 from tvr_bench.export import export_model
 from tvr_bench.leaderboard.grouping import group_hash, protocol_key
@@ -130,6 +131,16 @@ def test_a_finished_pretraining_is_not_repeated_and_no_folder_is_overwritten(
     capsys.readouterr()
     assert main([*command, str(made)]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_a_run_on_other_stills_is_not_taken_for_one_on_those_of_now(
+    made: Path, root: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(captions, "_WITH_PLACE", 0.0)
+    command = ["pretrain", *words, f"run.root={root / 'whole'}", "--to", str(root / "other")]
+    assert main(command) == 2
+    assert "told otherwise then; remove its folder" in capsys.readouterr().err
+    assert not (root / "other").exists()
 
 
 def _never(*_: Any) -> None:

@@ -15,6 +15,7 @@ from tvr_bench.leaderboard.grouping import data_name
 from tvr_bench.leaderboard.record import RECORD_FILE, Record, load_record
 from tvr_bench.models.layers import pretrained, tower_files
 from tvr_bench.recipe import check_new, recipe_of
+from tvr_bench.registry import dataset_class
 from tvr_bench.runs import CONFIG_FILE, TOKENIZER_FILE, load_run
 from tvr_bench.schema import Config
 
@@ -35,9 +36,22 @@ def pretrain(cfg: Config, folder: Path, command: str = "") -> dict[str, Any] | N
     run_dir = Path(cfg.run.root) / cfg.run.name
     if (run_dir / RECORD_FILE).exists():
         identity.check_settings(run_dir / CONFIG_FILE, cfg)
+        _check_data(run_dir, cfg)
     elif bench(cfg, command) is None:
         return None
     return export_towers(run_dir, folder)
+
+
+def _check_data(run_dir: Path, cfg: Config) -> None:
+    """Raise UserError where a finished run saw other data than it would see now."""
+    data = dataset_class(cfg.data.name)(cfg, scene_text=False)
+    seen = load_record(run_dir).inputs
+    now = {"val.captions": data.contents_hash("val"), "val.videos": data.videos_hash("val")}
+    if any(name not in seen or seen[name].sha256 != sha256 for name, sha256 in now.items()):
+        raise UserError(
+            f"run {run_dir} is finished, and {data_name(load_record(run_dir))} was drawn or told "
+            "otherwise then; remove its folder to train anew, or choose another run.name"
+        )
 
 
 def export_towers(run_dir: Path, folder: Path) -> dict[str, Any]:
