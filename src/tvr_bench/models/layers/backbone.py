@@ -73,8 +73,9 @@ def freeze(backbone: nn.Module, which: str) -> None:
 
     So a frozen tower makes the same of a clip in training, in a test, and for the cache.
     """
-    parts = {"none": [], "image": image_parts(backbone), "all": [backbone]}[which]
-    for part in parts:
+    if which == "none":
+        return
+    for part in image_parts(backbone) if which == "image" else [backbone]:
         part.requires_grad_(False).eval()
 
 
