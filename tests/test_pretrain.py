@@ -24,7 +24,7 @@ from tvr_bench.leaderboard.record import Record
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import tower_files
 from tvr_bench.published import load_model
-from tvr_bench.registry import dataset_class
+from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.runs import load_run
 
 MOTION = "backbone.motion=false"  # as stills have none
@@ -93,6 +93,20 @@ def test_the_card_says_how_the_towers_were_made(made: Path, words: list[str]) ->
     assert {tensor.dtype for tensor in load_file(made / "towers.safetensors").values()} == {
         torch.float16
     }
+
+
+def test_features_of_towers_have_the_spread_of_clips(made: Path, words: list[str]) -> None:
+    cfg = config.load([*recipe.DEFAULTS, *words, f"backbone.weights={made}"])
+    model, data = build_model(cfg), dataset_class("stills")(cfg)
+    data.prepare(("val",), trains=False)
+    items = data.items("val")
+    with torch.no_grad():
+        frames = torch.stack([items.video(i)["frames"] for i in items.readable])
+        found = [model.backbone.encode_frames(frames)[0]]
+        texts = torch.from_numpy(items.text_ids), torch.from_numpy(items.text_mask)
+        found.append(model.backbone.encode_text(*texts)[0])
+    for one in found:  # a length of 10 in 512 dimensions
+        assert one.square().mean().sqrt().item() == pytest.approx(10 / 512**0.5, rel=1e-2)
 
 
 def test_a_killed_pretraining_goes_on_to_the_same_towers(

@@ -6,19 +6,24 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from tvr_bench import identity
 from tvr_bench.bench import bench
 from tvr_bench.errors import UserError
 from tvr_bench.leaderboard.grouping import data_name
 from tvr_bench.leaderboard.record import RECORD_FILE, Record, load_record
+from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.layers import pretrained, tower_files
+from tvr_bench.models.layers.tiny import TinyBackbone
 from tvr_bench.recipe import check_new, recipe_of
 from tvr_bench.registry import dataset_class
 from tvr_bench.runs import CONFIG_FILE, TOKENIZER_FILE, load_run
 from tvr_bench.schema import Config
 
+_SPREAD = 10 / 512**0.5  # per dimension: CLIP's features have a length of 10 in 512 of them
 _DATA = tuple(
     f"{split}.{what}" for split in ("train", "val", "test") for what in ("captions", "videos")
 )
@@ -57,6 +62,7 @@ def _check_data(run_dir: Path, cfg: Config) -> None:
 def export_towers(run_dir: Path, folder: Path) -> dict[str, Any]:
     """Write the tiny towers of a finished run, whole or not at all; return their card."""
     model, record = load_run(run_dir), load_record(run_dir)
+    spread_as_clip(model)
     card = {
         "towers": tower_files.sizes_of(model.cfg),
         "logit_scale": round(model.logit_scale.item(), 4),
@@ -78,6 +84,23 @@ def export_towers(run_dir: Path, folder: Path) -> dict[str, Any]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return tower_files.read_card(folder)
+
+
+@torch.no_grad()
+def spread_as_clip(model: RetrievalModule) -> None:
+    """Scale the towers so that features have CLIP's spread over the stills of validation.
+
+    A cosine knows no size, so training leaves them of any. What the papers' models do with plain
+    features (temperatures on their dot products, positions added to them) is made for CLIP's.
+    """
+    cfg, tokenizer = model.cfg, model.tokenizer
+    data = dataset_class(cfg.data.name)(cfg, tokenizer=tokenizer, scene_text=False)
+    data.prepare(("val",), trains=False)
+    items, network = data.items("val"), cast(TinyBackbone, model.network)
+    frames = torch.stack([items.video(i)["frames"] for i in items.readable])
+    texts = (torch.from_numpy(items.text_ids), torch.from_numpy(items.text_mask))
+    found = network.encode_frames(frames)[0], network.encode_text(*texts)[0]
+    network.scale_features(*(_SPREAD / one.square().mean().sqrt().item() for one in found))
 
 
 def _figures(cfg: Config, record: Record) -> dict[str, Any]:

@@ -171,3 +171,13 @@ def test_frozen_towers_train_nothing(frozen: bool) -> None:
 def test_what_cannot_be_built_is_one_line(settings: list[str], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         _backbone(*settings)
+
+
+def test_scaled_features_have_the_same_cosines() -> None:
+    backbone, frames, texts = _backbone(), _frames(2, 3), _texts()
+    with torch.no_grad():
+        before = (*backbone.encode_frames(frames), *backbone.encode_text(*texts))
+        backbone.scale_features(0.25, 3.0)
+        after = (*backbone.encode_frames(frames), *backbone.encode_text(*texts))
+    for was, now, factor in zip(before, after, (0.25, 0.25, 3.0, 3.0), strict=True):
+        assert torch.allclose(now, factor * was, rtol=1e-5, atol=1e-6)

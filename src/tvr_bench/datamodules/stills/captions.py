@@ -12,7 +12,7 @@ from random import Random
 from tvr_bench.datamodules.signvid.captions import noun_phrase
 from tvr_bench.datamodules.signvid.script import Pose, poses
 from tvr_bench.datamodules.signvid.spec import WIDTH, Scene, Thing
-from tvr_bench.datamodules.signvid.vocabulary import OBJECT_SIZES, PLACES
+from tvr_bench.datamodules.signvid.vocabulary import ADJECTIVES, NOUNS, OBJECT_SIZES, PLACES
 
 # upper bounds of a centre, in pixels from the middle of the picture
 _BINS = (
@@ -27,8 +27,11 @@ _APART = 14  # pixels between the heights of two objects of which one is above t
 _SAME_HEIGHT = 30  # pixels; what is further apart hides nothing
 _OVERLAP = 0.8  # of the mean of two diameters: nearer centres hide a part
 _CLOSE = 62  # pixels
-# shares: pairs told by their places, of those close by that they are; captions with the place
-_PLACED, _SAID_CLOSE, _WITH_PLACE, _PLACE_LAST = 0.5, 0.5, 0.75, 0.7
+# shares: captions that do not say where an object is, as most captions of videos do not; of the
+# others pairs told by their places, and of those close by that they are; captions with the place
+_PLAIN, _PLACED, _SAID_CLOSE, _WITH_PLACE, _PLACE_LAST = 0.4, 0.5, 0.5, 0.8, 0.7
+# captions with words that the picture does not show, as those of the web have; the most of these
+_TAGGED, _TAGS = 0.5, 4
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,33 @@ def describe(scene: Scene, time: float, rng: Random) -> str:
         _Seen(thing, pose) for thing, pose in zip(scene.objects, poses(scene, time), strict=True)
     ]
     if len(seen) == 1:
-        air = "in the air " if seen[0].pose.y < seen[0].thing.y - _AIR else ""
-        text = f"{seen[0].phrase} {air}{seen[0].where}"
+        air = " in the air" if seen[0].pose.y < seen[0].thing.y - _AIR else ""
+        where = "" if rng.random() < _PLAIN else f" {seen[0].where}"
+        text = f"{seen[0].phrase}{air}{where}"
     else:
         one, other = seen if rng.random() < 0.5 else seen[::-1]
         text = _pair(one, other, rng)
-    if rng.random() >= _WITH_PLACE:
-        return text
-    place = PLACES[scene.place]
-    return f"{text} {place}" if rng.random() < _PLACE_LAST else f"{place} {text}"
+    if rng.random() < _WITH_PLACE:
+        place = PLACES[scene.place]
+        text = f"{text} {place}" if rng.random() < _PLACE_LAST else f"{place} {text}"
+    return _tagged(text, scene, rng) if rng.random() < _TAGGED else text
+
+
+def _tagged(text: str, scene: Scene, rng: Random) -> str:
+    """Return a caption with words that are on no sign of its scene, from which they are no help.
+
+    They are adjectives alone or nouns alone, so that no pair that a sign may say is among them.
+    """
+    signs = {word for sign in scene.signs for word in sign.words}
+    words = [word for word in rng.choice((ADJECTIVES, NOUNS)) if word not in signs]
+    tags = " ".join(rng.sample(words, rng.randint(1, _TAGS)))
+    return f'{text} with the tag "{tags}"' if rng.random() < _PLACE_LAST else f"{tags}: {text}"
 
 
 def _pair(one: _Seen, other: _Seen, rng: Random) -> str:
-    """Return where two objects are, or how one is to the other."""
+    """Return two objects, where they are, or how one is to the other."""
+    if rng.random() < _PLAIN:
+        return f"{one.phrase} and {other.phrase}"
     if rng.random() < _PLACED:
         return f"{one.phrase} {one.where} and {other.phrase} {other.where}"
     right, down = other.pose.x - one.pose.x, other.pose.y - one.pose.y

@@ -184,3 +184,12 @@ class TinyBackbone(nn.Module):
         """Return frame [B, F, D] and patch [B, F, P, D] features of uint8 [B, F, 3, H, W]."""
         features: tuple[Tensor, Tensor] = self.image(frames)
         return features
+
+    @torch.no_grad()
+    def scale_features(self, image: float, text: float) -> None:
+        """Multiply the features of frames and patches, and those of texts; no cosine changes."""
+        self.image.project.weight.mul_(image)
+        if self.image.read is not None:
+            self.image.read.weight.mul_(image)
+            self.image.read.bias.mul_(image)
+        self.text.project.weight.mul_(text)
