@@ -17,7 +17,7 @@ from tvr_bench.datamodules.signvid.captions import caption
 from tvr_bench.datamodules.signvid.groups import home_of
 from tvr_bench.datamodules.signvid.lettering import home_of_words
 from tvr_bench.datamodules.signvid.spec import PRESETS
-from tvr_bench.datamodules.signvid.vocabulary import ADJECTIVES, NOUNS
+from tvr_bench.datamodules.signvid.vocabulary import ADJECTIVES, MEDIA, NOUNS
 from tvr_bench.datamodules.stills.datamodule import StillsDataModule
 from tvr_bench.errors import UserError
 from tvr_bench.media.cache import FrameStore
@@ -84,6 +84,18 @@ def test_a_caption_tells_no_motion_no_order_and_no_sign(whole: StillsDataModule)
     assert words & set(NOUNS), "some captions have words that no picture shows"
     assert not {word for word in words if word.startswith(_MOTION)}
     assert {"grown", "shrunk", "faded", "air", "far", "front", "behind", "above", "below"} <= words
+
+
+def test_what_carries_words_is_told_where_it_is_to_be_seen(whole: StillsDataModule) -> None:
+    told = Counter[str]()
+    for still in whole.stills["train"]:
+        time = still.index / still.scene.fps
+        signs = [s for s in still.scene.signs if s.relevant and s.start <= time < s.end]
+        shown = {MEDIA[sign.medium] for sign in signs}
+        for medium in (m for m in MEDIA.values() if f" a {m}" in still.caption):
+            assert medium in shown
+            told[medium] += 1
+    assert set(told) == set(MEDIA.values())
 
 
 def test_the_same_seed_gives_the_same_stills_and_another_seed_others() -> None:

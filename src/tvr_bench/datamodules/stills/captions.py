@@ -1,7 +1,7 @@
 """What one picture of a scene shows, in words: objects, their state, where they are, the place.
 
-No motion, no order and no sign is told: a still shows none of the first two, and reading is left to
-those who read.
+No motion, no order and no word of a sign is told: a still shows none of the first two, and reading
+is left to those who read. That there is a banner may be told, as it can be seen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from random import Random
 from tvr_bench.datamodules.signvid.captions import noun_phrase
 from tvr_bench.datamodules.signvid.script import Pose, poses
 from tvr_bench.datamodules.signvid.spec import WIDTH, Scene, Thing
-from tvr_bench.datamodules.signvid.vocabulary import ADJECTIVES, NOUNS, OBJECT_SIZES, PLACES
+from tvr_bench.datamodules.signvid.vocabulary import (
+    ADJECTIVES,
+    MEDIA,
+    NOUNS,
+    OBJECT_SIZES,
+    PLACES,
+)
 
 # upper bounds of a centre, in pixels from the middle of the picture
 _BINS = (
@@ -30,6 +36,7 @@ _CLOSE = 62  # pixels
 # shares: captions that do not say where an object is, as most captions of videos do not; of the
 # others pairs told by their places, and of those close by that they are; captions with the place
 _PLAIN, _PLACED, _SAID_CLOSE, _WITH_PLACE, _PLACE_LAST = 0.4, 0.5, 0.5, 0.8, 0.7
+_WITH_SIGN = 0.6  # captions that say what carries words, where something does
 # captions with words that the picture does not show, as those of the web have; the most of these
 _TAGGED, _TAGS = 0.5, 4
 
@@ -80,7 +87,16 @@ def describe(scene: Scene, time: float, rng: Random) -> str:
     if rng.random() < _WITH_PLACE:
         place = PLACES[scene.place]
         text = f"{text} {place}" if rng.random() < _PLACE_LAST else f"{place} {text}"
+    if (sign := _shown_sign(scene, time)) and rng.random() < _WITH_SIGN:
+        where = rng.choice(("near", "and"))
+        text = f"{text} {'above' if sign == MEDIA['subtitle'] else where} a {sign}"
     return _tagged(text, scene, rng) if rng.random() < _TAGGED else text
+
+
+def _shown_sign(scene: Scene, time: float) -> str:
+    """Return what carries the words of a sign to be seen at `time`, "" where nothing does."""
+    shown = (s for s in scene.signs if s.relevant and s.start <= time < s.end)
+    return next((MEDIA[sign.medium] for sign in shown), "")
 
 
 def _tagged(text: str, scene: Scene, rng: Random) -> str:
