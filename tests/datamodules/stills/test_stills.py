@@ -19,6 +19,7 @@ from tvr_bench.datamodules.signvid.lettering import home_of_words
 from tvr_bench.datamodules.signvid.spec import PRESETS
 from tvr_bench.datamodules.signvid.vocabulary import ADJECTIVES, MEDIA, NOUNS
 from tvr_bench.datamodules.stills.datamodule import StillsDataModule
+from tvr_bench.datamodules.tokens import train_tokenizer
 from tvr_bench.errors import UserError
 from tvr_bench.media.cache import FrameStore
 
@@ -59,7 +60,17 @@ def test_no_caption_of_val_or_test_is_a_stills(whole: StillsDataModule, videos: 
     told = {still.caption for split in SPLITS for still in whole.stills[split]}
     assert not told & videos
     told |= {caption(scene) for split in SPLITS for scene in whole.scenes[split]}
+    told |= set(whole.texts_of_tokenizer(whole.split("train")))
     assert not told & videos, "the tokenizer reads these"
+
+
+def test_the_tokenizer_has_a_token_for_every_word_of_signvid(whole: StillsDataModule) -> None:
+    tokenizer = train_tokenizer(whole.texts_of_tokenizer(whole.split("train")), 2048, 32)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    scenes = build(PRESETS["tiny"])["train"]
+    texts = [text for one in scenes for text in (one.caption, *one.paraphrases)]
+    assert max(len(one.ids) for one in tokenizer.encode_batch(texts)) <= 32, "none is cut"
 
 
 @pytest.mark.slow

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
+from random import Random
 from typing import Any
 
 from tvr_bench.datamodules.base import VideoTextDataModule
-from tvr_bench.datamodules.signvid.captions import caption
+from tvr_bench.datamodules.signvid.captions import caption, paraphrases
 from tvr_bench.datamodules.signvid.spec import DRAWING, Scene
 from tvr_bench.datamodules.stills.draw import draw_stills, shown_hash
 from tvr_bench.datamodules.stills.scenes import Still, build_scenes, draw_times, unlike
@@ -88,7 +90,10 @@ class StillsDataModule(VideoTextDataModule):
         The words of motion and of signs get tokens of their own, though no caption teaches them.
         """
         yield from super().texts_of_tokenizer(split)
-        yield from (caption(scene) for scene in self.scenes["train"])
+        rng = Random(f"stills/{self.cfg.data.seed}/told")
+        for scene in self.scenes["train"]:
+            told = caption(scene)
+            yield from (told, *paraphrases(replace(scene, caption=told), rng))
 
     def _decode(self, splits: Sequence[str], part: Part) -> None:
         for name in splits:
