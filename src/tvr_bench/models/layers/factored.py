@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tvr_bench.models.layers.attention import CrossAttention
+from tvr_bench.models.layers.matching import TINY
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,23 @@ class FactoredTokens:
         """Return the vectors that the tokens are sums of, [M, T+K, D]."""
         return self.base if self.side is None else torch.cat([self.base, self.side], 1)
 
-    def mean(self, weights: Tensor) -> Tensor:
-        """Return weighted sums over tokens, [M, N, D], for weights [M, T] that no text changes."""
+    def cosine(self, text: Tensor, weights: Tensor) -> Tensor:
+        """Return the cosine of text [N, D] with the weighted sum over tokens, [M, N].
+
+        `weights` [M, T] are those that no text changes. The sum is not formed: product and norm are
+        those of its coefficients, with the basis' products with the text and with itself.
+        """
         scaled = weights[..., None] if self.scale is None else weights[..., None] * self.scale
-        result = (scaled * self.own).mT @ self.base
-        if self.cross is not None and self.side is not None:
-            result = result + (self.cross * scaled[:, None]).sum(2).mT @ self.side
-        return (
-            result if self.offset is None else result + self.offset * weights.sum(1)[:, None, None]
-        )
+        parts, basis = [scaled * self.own], self.basis
+        if self.cross is not None:
+            parts.append((self.cross * scaled[:, None]).sum(2))
+        if self.offset is not None:
+            parts.append(weights.sum(1)[:, None, None].expand(-1, 1, len(text)))
+            basis = torch.cat([basis, self.offset.expand(len(basis), 1, -1)], 1)
+        shares = torch.cat(parts, 1)  # [M, T+K+1, N]
+        product = (basis @ F.normalize(text, dim=-1, eps=TINY).mT * shares).sum(1)
+        square = (basis @ basis.mT @ shares * shares).sum(1)
+        return product / square.clamp_min(TINY**2).sqrt()
 
     def read(self, weights: Tensor, values: Tensor) -> Tensor:
         """Return weighted sums of linear images of the tokens, [M, Q, N, E], less the offset.

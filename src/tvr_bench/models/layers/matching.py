@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TINY = 1e-12  # a zero vector (a video without scene text) has cosine 0, not NaN
+TINY = 1e-12  # a zero vector (a video without scene text) has cosine 0, not NaN
 
 
 def pair_cosine(text: Tensor, pooled: Tensor) -> Tensor:
     """Return [M, N], the cosine of text [N, D] with one vector per pair, pooled [M, N, D]."""
-    product = torch.einsum("mnd,nd->mn", pooled, F.normalize(text, dim=-1, eps=_TINY))
-    return product / torch.linalg.vector_norm(pooled, dim=-1).clamp_min(_TINY)
+    product = torch.einsum("mnd,nd->mn", pooled, F.normalize(text, dim=-1, eps=TINY))
+    return product / torch.linalg.vector_norm(pooled, dim=-1).clamp_min(TINY)
 
 
 class TokenMatching(nn.Module):

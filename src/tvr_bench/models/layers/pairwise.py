@@ -34,9 +34,9 @@ class FormedTokens:
 
     formed: Tensor
 
-    def mean(self, weights: Tensor) -> Tensor:
-        """Return the weighted sums over tokens, [M, N, D], for weights [M, T]."""
-        return torch.einsum("mntd,mt->mnd", self.formed, weights)
+    def cosine(self, text: Tensor, weights: Tensor) -> Tensor:
+        """Return the cosine of text [N, D] with the sum over tokens by weights [M, T], [M, N]."""
+        return pair_cosine(text, torch.einsum("mntd,mt->mnd", self.formed, weights))
 
     def tokens(self) -> Tensor:
         """Return the tokens, [M, N, T, D]."""
@@ -209,7 +209,7 @@ class PairwiseHead(nn.Module):
             match = self.matching[part]
             score = match(text["words"], text["word_mask"], tokens.tokens(), stream.open)
         else:
-            score = pair_cosine(text["text"], tokens.mean(stream.weights))
+            score = tokens.cosine(text["text"], stream.weights)
         return score * (stream.weights.sum(1) > 0)[:, None]
 
 
