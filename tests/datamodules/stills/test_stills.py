@@ -130,6 +130,14 @@ def test_pictures_of_four_scenes_are_one_group_of_hard_negatives() -> None:
     assert set(Counter(units.values()).values()) == {8}
 
 
+def test_captions_of_a_group_differ_where_its_pictures_do(whole: StillsDataModule) -> None:
+    tags = defaultdict(set)
+    for still in whole.stills["train"]:
+        tags[still.group].add(tuple(re.findall(r"with the tag (.*)|^(.*): ", still.caption)))
+    assert all(len(some) == 1 for some in tags.values()), "one wording"
+    assert len({some for group in tags.values() for some in group}) > 100
+
+
 def test_no_two_stills_of_a_test_have_one_caption(whole: StillsDataModule) -> None:
     for split in ("val", "test"):
         texts = [query.text for query in whole.split(split).queries]

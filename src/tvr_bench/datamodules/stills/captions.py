@@ -72,8 +72,9 @@ class _Seen:
 def describe(scene: Scene, time: float, rng: Random) -> str:
     """Return a caption of the picture at `time` (seconds); which of several true ones, `rng` says.
 
-    A scene has one object or two.
+    A scene has one object or two. The same `rng` gives scenes with the same signs one wording.
     """
+    wording = _wording(scene, rng)  # before what the picture shows can change what is drawn
     seen = [
         _Seen(thing, pose) for thing, pose in zip(scene.objects, poses(scene, time), strict=True)
     ]
@@ -84,13 +85,29 @@ def describe(scene: Scene, time: float, rng: Random) -> str:
     else:
         one, other = seen if rng.random() < 0.5 else seen[::-1]
         text = _pair(one, other, rng)
+    told = ""
+    if medium := _shown_sign(scene, time):
+        joint = "above" if medium == MEDIA["subtitle"] else "near"
+        told = wording.sign.format(joint=joint, medium=medium)
+    return wording.whole.format(objects=text, place=PLACES[scene.place], sign=told)
+
+
+@dataclass(frozen=True)
+class _Wording:
+    """The forms of a whole caption and of what is told of a sign."""
+
+    whole: str
+    sign: str
+
+
+def _wording(scene: Scene, rng: Random) -> _Wording:
+    whole = "{objects}{sign}"
     if rng.random() < _WITH_PLACE:
-        place = PLACES[scene.place]
-        text = f"{text} {place}" if rng.random() < _PLACE_LAST else f"{place} {text}"
-    if (sign := _shown_sign(scene, time)) and rng.random() < _WITH_SIGN:
-        where = rng.choice(("near", "and"))
-        text = f"{text} {'above' if sign == MEDIA['subtitle'] else where} a {sign}"
-    return _tagged(text, scene, rng) if rng.random() < _TAGGED else text
+        last = rng.random() < _PLACE_LAST
+        whole = "{objects} {place}{sign}" if last else "{place} {objects}{sign}"
+    forms = (" {joint} a {medium}", " and a {medium}")
+    sign = rng.choice(forms) if rng.random() < _WITH_SIGN else ""
+    return _Wording(_tagged(whole, scene, rng) if rng.random() < _TAGGED else whole, sign)
 
 
 def _shown_sign(scene: Scene, time: float) -> str:

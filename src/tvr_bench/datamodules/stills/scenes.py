@@ -46,13 +46,15 @@ def draw_times(scenes: list[Scene], stills: int, together: int, seed: int) -> It
     """Yield `stills` pictures of each scene, at random moments.
 
     Picture k of the four scenes of a group are hard negatives of each other, together with as many
-    of the next as `together` says.
+    of the next as `together` says. Their captions have one wording, so that two of them differ
+    where the pictures do, and are equal, which makes them no negatives, where they tell the same.
     """
     rng = Random(f"stills/{seed}/moments")
     for scene in scenes:
         for k, index in enumerate(rng.sample(range(scene.frames), stills)):
-            text = describe(scene, index / scene.fps, rng)
-            yield Still(f"{scene.id}-{k}", scene, index, text, f"{scene.group}-{k // together}")
+            group = f"{scene.group}-{k // together}"
+            text = describe(scene, index / scene.fps, Random(f"stills/{seed}/{group}"))
+            yield Still(f"{scene.id}-{k}", scene, index, text, group)
 
 
 def unlike(stills: Iterator[Still]) -> Iterator[Still]:
