@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tvr_bench import config
 from tvr_bench.errors import UserError
+from tvr_bench.models.layers import tiny
 from tvr_bench.models.layers.backbone import build_backbone
 from tvr_bench.models.layers.tiny import (
     Attention,
@@ -181,3 +182,23 @@ def test_scaled_features_have_the_same_cosines() -> None:
         after = (*backbone.encode_frames(frames), *backbone.encode_text(*texts))
     for was, now, factor in zip(before, after, (0.25, 0.25, 3.0, 3.0), strict=True):
         assert torch.allclose(now, factor * was, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("alike", [1, 2, 4])
+def test_texts_sorted_by_length_give_what_all_of_them_at_once_give(
+    alike: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = torch.tensor([5, 12, 3, 12, 0, 7, 4])
+    mask = torch.arange(12) < lengths[:, None]
+    torch.manual_seed(0)
+    ids = torch.randint(3, 50, mask.shape)
+    tower = TinyText(config.load(SMALL).backbone, 50, 12).double()
+    found = []
+    for size in (alike, 100):
+        monkeypatch.setattr(tiny, "_ALIKE", size)
+        pooled, words = tower(ids, mask)
+        kept = [pooled[lengths > 0], words[mask]]
+        loss = sum(((x * (i + 1)).sin().sum() for i, x in enumerate(kept)), torch.zeros(()))
+        found.append([*kept, *torch.autograd.grad(loss, list(tower.parameters()))])
+    for own, expected in zip(*found, strict=True):
+        assert torch.allclose(own, expected, rtol=0, atol=1e-12)

@@ -14,6 +14,8 @@ from tvr_bench.errors import UserError
 from tvr_bench.models.layers.masking import on_host
 from tvr_bench.schema import BackboneConfig
 
+_ALIKE = 48  # texts encoded at once, at the length of their longest, on a CPU
+
 
 class Attention(nn.Module):
     """Multi-head self-attention, [B, L, D] to [B, L, D]; masked keys get no weight."""
@@ -145,18 +147,29 @@ class TinyText(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled [B, D] and word [B, L, D] features of token ids [B, L]."""
-        length = ids.shape[1]
-        if on_host(mask):
-            length = max(1, int(mask.sum(1).max()))  # padding that no text needs costs nothing
-        kept = mask[:, :length]
-        x = self.embed(ids[:, :length]) + self.position[:, :length]
-        for block in self.blocks:
-            x = block(x, kept)
-        words = F.pad(self.project(self.norm(x)), (0, 0, 0, ids.shape[1] - length))
+        words = self._sorted_words(ids, mask) if on_host(mask) else self._words(ids, mask)
         end = (mask.sum(1) - 1).clamp_min(0)
         pooled = words[torch.arange(len(ids), device=ids.device), end]
         weights = mask[..., None] / mask.sum(1).clamp_min(1)[:, None, None]
         return pooled + (words * weights.to(words)).sum(1), words
+
+    def _sorted_words(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return word features, made of texts of about one length at a time: little is padding."""
+        lengths = mask.sum(1)
+        order = lengths.argsort()
+        parts = []
+        for rows in order.tensor_split(max(1, len(ids) // _ALIKE)):
+            longest = max(1, int(lengths[rows].max()))
+            words = self._words(ids[rows, :longest], mask[rows, :longest])
+            parts.append(F.pad(words, (0, 0, 0, ids.shape[1] - longest)))
+        return torch.cat(parts)[order.argsort()]
+
+    def _words(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.embed(ids) + self.position[:, : ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, mask)
+        words: Tensor = self.project(self.norm(x))
+        return words
 
 
 class TinyBackbone(nn.Module):
