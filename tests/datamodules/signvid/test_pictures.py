@@ -12,12 +12,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
+from tvr_bench.datamodules.signvid import render
 from tvr_bench.datamodules.signvid.build import build
-from tvr_bench.datamodules.signvid.draw import Painter
+from tvr_bench.datamodules.signvid.draw import Painter, _eroded
+from tvr_bench.datamodules.signvid.pixels import Stamp
 from tvr_bench.datamodules.signvid.render import clip_path, render_all, render_scene
 from tvr_bench.datamodules.signvid.script import poses
 from tvr_bench.datamodules.signvid.spec import PRESETS, Scene, Sizes
+from tvr_bench.shards import Shard
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,42 @@ def test_no_object_hides_a_plain_sign(scenes: list[Scene]) -> None:
                     assert gap >= -1, (scene.id, step)
 
 
+def test_frames_of_equal_looks_are_the_same_picture(scenes: list[Scene]) -> None:
+    """Of every kind of scene, and of one whose camera swings."""
+    some = [*{(s.factor, *(sign.kind for sign in s.signs)): s for s in scenes}.values()]
+    again = 0
+    for scene in (*some, replace(some[0], pan=9)):
+        seen: dict[object, np.ndarray] = {}
+        for index in range(scene.frames):
+            look, drawn = Painter(scene).look(index), Painter(scene).frame(index)
+            again += look in seen
+            assert np.array_equal(seen.setdefault(look, drawn), drawn), (scene.id, index)
+    assert again > 100
+
+
+@pytest.mark.parametrize(("left", "top"), [(3, 2), (-4, -3), (15, 8), (40, 0), (-9, 4)])
+def test_a_stamp_mixes_as_arithmetic_says(left: int, top: int) -> None:
+    rng = np.random.default_rng(0)
+    canvas = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    picture = rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    alpha = rng.choice([0, 1, 127, 254, 255], (8, 9, 1)).astype(np.uint8)
+    expected = canvas.astype(int)
+    for y in range(8):
+        for x in range(9):
+            if 0 <= y + top < 12 and 0 <= x + left < 20:
+                under = expected[y + top, x + left]
+                under += (picture[y, x].astype(int) - under) * int(alpha[y, x, 0]) // 255
+    Stamp.of(picture, alpha).paste(canvas, left, top)
+    assert np.array_equal(canvas, expected)
+
+
+def test_eroding_is_pillows_filter() -> None:
+    pixels = np.random.default_rng(0).choice([0, 200, 255, 255, 255], (40, 31)).astype(np.uint8)
+    for reach in (1, 2, 4):
+        filtered = Image.fromarray(pixels).filter(ImageFilter.MinFilter(2 * reach + 1))
+        assert np.array_equal(_eroded(pixels, reach), np.asarray(filtered))
+
+
 def test_files_are_h264_of_the_stated_length(tiny: list[Scene], tmp_path: Path) -> None:
     for scene in tiny[::5]:
         path = clip_path(tmp_path, scene.id)
@@ -150,7 +190,7 @@ def test_a_killed_rendering_leaves_no_file_and_goes_on(
     real = Painter.frame
 
     def dies(self: Painter, index: int) -> np.ndarray:
-        if self.scene.id == tiny[1].id and index == 9:
+        if self.scene.id == tiny[1].id and index > 0:
             raise KeyboardInterrupt
         return real(self, index)
 
@@ -165,6 +205,24 @@ def test_a_killed_rendering_leaves_no_file_and_goes_on(
     assert clip_path(tmp_path, tiny[0].id).stat().st_mtime_ns == done
     with av.open(str(clip_path(tmp_path, tiny[1].id))) as file:
         assert sum(1 for _ in file.decode(video=0)) == tiny[1].frames
+
+
+def test_a_shard_passed_over_is_rendered_all_the_same(
+    tiny: list[Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process writes the output of a shard between two looks at what is missing."""
+    real, calls = render.run_shards, []
+
+    def late(title: str, shards: list[Shard], *rest: object, **more: object) -> None:
+        calls.append(len(shards[0].items))
+        if len(calls) == 1:
+            render_scene(shards[0].items[-1], shards[0].output)
+        real(title, shards, *rest, **more)
+
+    monkeypatch.setattr(render, "run_shards", late)
+    render_all(tiny[:3], tmp_path)
+    assert calls == [3, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{s.id}.mp4" for s in tiny[:3])
 
 
 def test_rendering_needs_no_torch() -> None:

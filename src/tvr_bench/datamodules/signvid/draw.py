@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from tvr_bench.datamodules.signvid.backgrounds import MARGIN, background
-from tvr_bench.datamodules.signvid.pixels import Picture, blend
-from tvr_bench.datamodules.signvid.script import Pose, poses
+from tvr_bench.datamodules.signvid.pixels import Picture, Stamp
+from tvr_bench.datamodules.signvid.script import poses
 from tvr_bench.datamodules.signvid.signs import plate
-from tvr_bench.datamodules.signvid.spec import Scene, Thing
+from tvr_bench.datamodules.signvid.spec import Scene
 from tvr_bench.datamodules.signvid.vocabulary import COLOURS, OBJECT_SIZES
 
 _FINE = 4  # supersampling of object sprites
 _OUTLINE = (24, 22, 30)
+
+
+Look: TypeAlias = tuple[object, ...]
 
 
 class Painter:
@@ -24,61 +28,98 @@ class Painter:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self._plates = [plate(sign) for sign in scene.signs]
+        plates = [plate(sign) for sign in scene.signs]
+        self._boards = [item for item in plates if item.sign.relevant]
+        self._overlays = [item for item in plates if item.sign.kind in ("ticker", "watermark")]
         self._backs: dict[tuple[bool, ...], Picture] = {}
+
+    def look(self, index: int) -> Look:
+        """All that frame `index` depends on: frames of equal looks are the same picture."""
+        time = index / self.scene.fps
+        turns = tuple(item.turn(time) for item in self._overlays)
+        return self._shift(time), self._up(time), self._places(time), turns
 
     def frame(self, index: int) -> Picture:
         """Frame `index` as uint8 [H, W, 3] rgb."""
-        scene = self.scene
-        time = index / scene.fps
-        width, height = scene.size
-        shift = MARGIN + round(scene.pan * math.sin(2 * math.pi * time / scene.seconds))
+        time = index / self.scene.fps
+        width, height = self.scene.size
+        shift = MARGIN + self._shift(time)
         canvas = self._back(time)[:height, shift : shift + width].copy()
-        seen = poses(scene, time)
-        for at in sorted(range(len(seen)), key=lambda i: seen[i].z):
-            self._paste_thing(canvas, scene.objects[at], seen[at])
-        for item in self._plates:
-            if item.sign.kind in ("ticker", "watermark"):
-                item.paste(canvas, time)
+        for at, pixels, left, top, opacity in self._places(time):
+            thing = self.scene.objects[at]
+            stamp = _sprite(thing.shape, thing.colour, thing.texture, pixels, opacity)
+            stamp.paste(canvas, left, top)
+        for item in self._overlays:
+            item.paste(canvas, time)
         return canvas
+
+    def _shift(self, time: float) -> int:
+        """How far to the right the camera has swung, in pixels."""
+        return round(self.scene.pan * math.sin(2 * math.pi * time / self.scene.seconds))
+
+    def _up(self, time: float) -> tuple[bool, ...]:
+        return tuple(item.sign.start <= time < item.sign.end for item in self._boards)
 
     def _back(self, time: float) -> Picture:
         """The background with the boards that are up at `time`: they move with the camera."""
-        boards = [item for item in self._plates if item.sign.relevant]
-        up = tuple(item.sign.start <= time < item.sign.end for item in boards)
+        up = self._up(time)
         if up not in self._backs:
             scene = self.scene
             back = background(scene.place, scene.look, scene.size, scene.light).copy()
-            for item, shown in zip(boards, up, strict=True):
+            for item, shown in zip(self._boards, up, strict=True):
                 if shown:
                     item.paste(back[:, MARGIN:], time)
             self._backs[up] = back
         return self._backs[up]
 
-    @staticmethod
-    def _paste_thing(canvas: Picture, thing: Thing, pose: Pose) -> None:
-        pixels = 2 * round(OBJECT_SIZES[thing.size] * pose.scale / 2)
-        sprite, alpha = _sprite(thing.shape, thing.colour, thing.texture, pixels)
-        left, top = round(pose.x - pixels / 2), round(pose.y - pixels / 2)
-        blend(canvas, sprite, alpha, left, top, pose.alpha)
+    def _places(self, time: float) -> tuple[tuple[int, int, int, int, int], ...]:
+        """Each object, the hindmost first: its index, width, left, top and opacity (of 256)."""
+        seen = poses(self.scene, time)
+        found = []
+        for at in sorted(range(len(seen)), key=lambda i: seen[i].z):
+            pose = seen[at]
+            pixels = 2 * round(OBJECT_SIZES[self.scene.objects[at].size] * pose.scale / 2)
+            left, top = round(pose.x - pixels / 2), round(pose.y - pixels / 2)
+            found.append((at, pixels, left, top, min(round(pose.alpha * 256), 256)))
+        return tuple(found)
+
+
+@lru_cache(maxsize=128)
+def _sprite(shape: str, colour: str, texture: str, pixels: int, opacity: int) -> Stamp:
+    """One object, `pixels` wide; `opacity` is of 256."""
+    picture, alpha = _opaque(shape, colour, texture, pixels)
+    return Stamp.of(picture, (alpha.astype(np.int32) * opacity >> 8).astype(np.uint8))
 
 
 @lru_cache(maxsize=4096)
-def _sprite(shape: str, colour: str, texture: str, pixels: int) -> tuple[Picture, Picture]:
+def _opaque(shape: str, colour: str, texture: str, pixels: int) -> tuple[Picture, Picture]:
     """One object, `pixels` wide: colours [h, w, 3] and opacity [h, w, 1]."""
     side = pixels * _FINE
     mask = Image.new("L", (side, side), 0)
     _fill(ImageDraw.Draw(mask), shape, side)
-    inner = mask.filter(ImageFilter.MinFilter(2 * _FINE + 1))
     skin = Image.new("RGB", (side, side), COLOURS[colour])
     _texture(ImageDraw.Draw(skin), texture, side)
     picture = Image.new("RGB", (side, side), _OUTLINE)
-    picture.paste(skin, mask=inner)
+    picture.paste(skin, mask=Image.fromarray(_eroded(np.asarray(mask), _FINE)))
     small = (pixels, pixels)
     return (
         np.asarray(picture.resize(small, Image.Resampling.BOX)),
         np.asarray(mask.resize(small, Image.Resampling.BOX))[..., None],
     )
+
+
+def _eroded(mask: Picture, reach: int) -> Picture:
+    """The least of the pixels up to `reach` rows and columns away; [h, w], as is `mask`.
+
+    What Pillow's `MinFilter` gives, which looks at every pixel of the square instead of at a
+    column of rows.
+    """
+    height, width = mask.shape
+    wide = np.pad(mask, reach, mode="edge")
+    steps = range(2 * reach + 1)
+    rows: Picture = np.minimum.reduce([wide[i : i + height] for i in steps])
+    least: Picture = np.minimum.reduce([rows[:, i : i + width] for i in steps])
+    return least
 
 
 def _texture(draw: ImageDraw.ImageDraw, texture: str, side: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tvr_bench.datamodules.signvid.pixels import Picture, blend
+from tvr_bench.datamodules.signvid.pixels import Picture, Stamp
 from tvr_bench.datamodules.signvid.spec import Sign
 
 _FILES = {
@@ -34,17 +34,22 @@ class Plate:
     """One sign, drawn once: `paste` puts it where it is at a given time."""
 
     def __init__(self, sign: Sign, picture: Picture, alpha: Picture) -> None:
-        self.sign, self.picture, self.alpha = sign, picture, alpha
+        self.sign = sign
+        self._picture, self._alpha = picture, alpha
+        self._stamp = Stamp.of(picture, alpha)
+
+    def turn(self, time: float) -> int:
+        """How far a ticker has rolled past at `time` (seconds), in pixels; 0 of other signs."""
+        return round(self.sign.speed * time) % self._picture.shape[1]
 
     def paste(self, canvas: Picture, time: float) -> None:
         """Blend the sign into `canvas` [H, W, 3] in place."""
-        picture, alpha = self.picture, self.alpha
+        stamp = self._stamp
         if self.sign.speed:
-            start = round(self.sign.speed * time) % picture.shape[1]
-            picture = np.roll(picture, -start, axis=1)[:, : self.sign.width]
-            alpha = alpha[:, : self.sign.width]
-        left = self.sign.x - picture.shape[1] // 2
-        blend(canvas, picture, alpha, left, self.sign.y - picture.shape[0] // 2)
+            picture = np.roll(self._picture, -self.turn(time), axis=1)[:, : self.sign.width]
+            stamp = Stamp.of(picture, self._alpha[:, : self.sign.width])
+        height, width = stamp.over.shape[:2]
+        stamp.paste(canvas, self.sign.x - width // 2, self.sign.y - height // 2)
 
 
 def plate(sign: Sign) -> Plate:
