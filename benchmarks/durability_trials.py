@@ -34,6 +34,7 @@ from tvr_bench.resume import Checkpoints
 RUN = (
     *("model=meanpool", "data=signvid", "data.preset=tiny", "data.train=16", "data.val=8"),
     *("data.test=8", "video.frames=2", "video.size=[32,48]", "text.words=32", "text.vocab=400"),
+    "backbone.weights=none",
     *("backbone.width=16", "backbone.heads=2", "backbone.layers=1", "backbone.text_layers=1"),
     *("backbone.dropout=0.2", "trainer.mirror=true", "trainer.shift=2", "ocr.enabled=false"),
     *("trainer.accelerator=cpu", "trainer.precision=32", "trainer.threads=1"),

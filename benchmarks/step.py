@@ -176,7 +176,7 @@ def model(size: str, *settings: str) -> RetrievalModule:
     ]
     torch.manual_seed(0)
     if size != "gpu":
-        made = build_model(config.load([*own, *settings]))
+        made = build_model(config.load([*own, "backbone.weights=none", *settings]))
     else:
         with tempfile.TemporaryDirectory() as folder:
             towers.save({"clip": CLIP_B32}, Path(folder))

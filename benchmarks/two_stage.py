@@ -193,7 +193,8 @@ def _tcard(items: int, options: argparse.Namespace) -> Row:
 
 def _tcard_model(path: str) -> TCard:
     torch.manual_seed(0)
-    small = {"backbone.width": D, "backbone.layers": 1, "backbone.text_layers": 1}
+    small = {"backbone.weights": "none", "backbone.width": D}
+    small |= {"backbone.layers": 1, "backbone.text_layers": 1}
     shape = {"video.frames": FRAMES, "ocr.windows": FRAMES, "model.coattention_gain": 1.0}
     model = create_model("tcard", **{**small, **shape, "model.fast_path": path}).eval()
     assert isinstance(model, TCard) and model.head.fast == (path == "auto")

@@ -96,7 +96,8 @@ class Gallery:
 def gallery(items: int) -> Gallery:
     """Return a gallery of so many videos, always the same, behind an untrained model."""
     torch.manual_seed(0)
-    settings = {"backbone.width": D, "backbone.layers": 1, "backbone.text_layers": 1}
+    settings = {"backbone.weights": "none", "backbone.width": D}
+    settings |= {"backbone.layers": 1, "backbone.text_layers": 1}
     model = create_model("eercf", **{"video.frames": FRAMES, "ocr.enabled": False, **settings})
     assert isinstance(model, Eercf)
     model.eval().network = Given()

@@ -353,7 +353,7 @@ def test_every_file_of_a_model_or_data_set_loads_and_keeps_its_own_rules(kind: s
 
 def test_later_layers_win() -> None:
     base = config.load()
-    assert (base.data.name, base.trainer.epochs, base.text.words) == ("signvid", 21, 32)
+    assert (base.data.name, base.trainer.epochs, base.text.words) == ("signvid", 24, 32)
     assert config.load(["data=csv"]).trainer.epochs == 30
     assert config.load(["trainer.epochs=7"]).trainer.epochs == 7
 
@@ -432,7 +432,7 @@ def test_with_pretrained_towers_signvid_freezes_and_caches_the_image_tower() -> 
 
 
 def test_the_papers_own_towers_come_without_its_schedule() -> None:
-    shared = config.load(["model=tcard"])
+    shared = config.load(["model=tcard", "backbone.weights=none"])
     cfg = config.load(["model=tcard", "backbone=paper"])
     assert cfg.track == "controlled" and cfg.backbone.name == "clip_vit_b32"
     assert tuple(cfg.video.size) == (224, 224)

@@ -133,6 +133,7 @@ SMALL: dict[str, Any] = {
     "video.frames": 2,
     "text.words": 4,
     "text.vocab": 300,
+    "backbone.weights": "none",
     "backbone.width": 16,
     "backbone.heads": 2,
 }

@@ -29,7 +29,6 @@ from tvr_bench.runs import load_run
 
 MOTION = "backbone.motion=false"  # as stills have none
 SHIPPED = tower_files.PACKAGE
-needs_shipped = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no towers are shipped")
 
 
 class Killed(Exception):
@@ -227,7 +226,6 @@ def shipped() -> Iterator[dict[str, Any]]:
     yield tower_files.read_card(SHIPPED)
 
 
-@needs_shipped
 def test_the_shipped_towers_are_those_of_the_recipe(shipped: dict[str, Any]) -> None:
     """A change of the recipe, the renderer, the captions or the sizes needs new weights."""
     cfg = recipe.settings()
@@ -243,7 +241,6 @@ def test_the_shipped_towers_are_those_of_the_recipe(shipped: dict[str, Any]) -> 
         assert shipped["hashes"][f"{split}.videos"] == data.videos_hash(split), anew
 
 
-@needs_shipped
 @pytest.mark.slow
 def test_the_shipped_towers_saw_the_training_stills_of_the_recipe(shipped: dict[str, Any]) -> None:
     data = dataset_class("stills")(recipe.settings())
@@ -251,7 +248,6 @@ def test_the_shipped_towers_saw_the_training_stills_of_the_recipe(shipped: dict[
     assert shipped["hashes"]["train.videos"] == data.videos_hash("train")
 
 
-@needs_shipped
 def test_the_default_towers_of_signvid_fit_its_settings(shipped: dict[str, Any]) -> None:
     cfg = config.load(["data=signvid", "backbone.weights=signvid"])
     assert tower_files.check(cfg) == shipped

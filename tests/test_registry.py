@@ -18,7 +18,12 @@ from tvr_bench.errors import UserError
 from tvr_bench.models.base import RetrievalModule
 from tvr_bench.registry import create_model, dataset_class, list_datasets, list_models, model_class
 
-SMALL: dict[str, Any] = {"video.size": "[32,48]", "backbone.width": 16, "backbone.layers": 1}
+SMALL: dict[str, Any] = {
+    "video.size": "[32,48]",
+    "backbone.weights": "none",
+    "backbone.width": 16,
+    "backbone.layers": 1,
+}
 
 
 def test_there_are_the_models_and_data_sets_of_the_files() -> None:

@@ -23,7 +23,12 @@ from tvr_bench.models.base import RetrievalModule
 from tvr_bench.models.optim import warmup_cosine
 from tvr_bench.registry import create_model
 
-SMALL: dict[str, Any] = {"video.size": "[32,48]", "backbone.width": 16, "backbone.layers": 1}
+SMALL: dict[str, Any] = {
+    "video.size": "[32,48]",
+    "backbone.weights": "none",
+    "backbone.width": 16,
+    "backbone.layers": 1,
+}
 EPOCHS = ("trainer.steps=null", "trainer.epochs=3")  # of two steps each
 
 

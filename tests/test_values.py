@@ -64,6 +64,8 @@ def _text_keys() -> list[tuple[str, str]]:
         cfg: Any = config.load([f"data={data}"])
         kinds = config.kinds("tcard", data)
         for key, kind in kinds.items():
+            if key in found:
+                continue
             free = kind.type is str and key.rpartition(".")[2] != "name"
             if free or key in ("run.name", "backbone.weights"):
                 try:

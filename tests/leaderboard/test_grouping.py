@@ -152,8 +152,8 @@ def test_frozen_towers_are_told_by_the_protocol_and_in_the_paper_track_by_the_se
 ) -> None:
     frozen = _settings(tmp_path / "a", "backbone.frozen=all")
     assert frozen.changes() == ()
-    paper = _settings(tmp_path / "b", "track=paper", "backbone=tiny", "backbone.frozen=image")
-    assert paper.changes() == ("backbone.frozen=image",)
+    paper = _settings(tmp_path / "b", "track=paper", "backbone=tiny", "backbone.frozen=all")
+    assert paper.changes() == ("backbone.frozen=all",)
     path = tmp_path / "a" / "config.yaml"
     path.write_text(path.read_text().replace("frozen: all", "frozen: true"), encoding="utf-8")
     assert "frozen: true" in path.read_text() and read_settings(tmp_path / "a") == frozen

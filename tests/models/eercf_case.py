@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
     "ocr.enabled": False,
     "text.words": 6,
     "text.vocab": 300,
+    "backbone.weights": "none",
     "backbone.width": D,
     "backbone.heads": 2,
     "backbone.layers": 1,

@@ -13,6 +13,7 @@ SMALL: dict[str, Any] = {
     "ocr.windows": WINDOWS,
     "text.words": WORDS,
     "text.vocab": 300,
+    "backbone.weights": "none",
     "backbone.width": 16,
     "backbone.heads": 2,
     "backbone.layers": 1,

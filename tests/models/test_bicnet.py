@@ -285,7 +285,8 @@ def test_infonce_in_each_space_where_the_towers_are_trained() -> None:
         sum(loss.item() for loss in both) / 2, rel=1e-6
     )
     assert model.loss_weights == {"global": 0.5, "region": 0.5}
-    assert not create_model("bicnet").log_scale.requires_grad, "a hinge has a margin and no scale"
+    hinge = create_model("bicnet", **{"model.loss": "hinge"})
+    assert not hinge.log_scale.requires_grad, "a hinge has a margin and no scale"
 
 
 def test_patches_become_regions() -> None:
@@ -307,6 +308,7 @@ def test_end_to_end_every_option_trains() -> None:
         "video.frames": 3,
         "text.words": 6,
         "text.vocab": 300,
+        "backbone.weights": "none",
         "backbone.width": 16,
         "backbone.heads": 2,
         "backbone.layers": 1,

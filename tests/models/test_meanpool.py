@@ -14,6 +14,7 @@ SMALL: dict[str, Any] = {
     "video.frames": 4,
     "text.words": 6,
     "text.vocab": 300,
+    "backbone.weights": "none",
     "backbone.width": 16,
     "backbone.layers": 1,
     "backbone.text_layers": 1,

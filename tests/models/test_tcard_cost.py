@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {
     "ocr.windows": FRAMES,
     "text.words": 6,
     "text.vocab": 300,
+    "backbone.weights": "none",
     "backbone.width": D,
     "backbone.heads": 2,
     "backbone.layers": 1,

@@ -23,6 +23,8 @@ the release says; what this does; why):
   several ranks share the batch. It is made for frozen features: with towers from scratch its
   gradient has a norm of thousands, which `optim.clip=1` shortens in every step. `infonce` is for
   these: InfoNCE in each space.
+- With the tiny pretrained towers (`pretrained:` of the YAML) positions of frames are on, regions
+  are averaged to 3 x 4 and the loss is InfoNCE, each chosen on validation (`benchmarks/tuning.md`).
 - Validation: the test split, one random caption per video; the validation split and all captions.
   The release's schedule and its choice of the epoch follow that score, R@10 of both directions;
   here they follow the same of the validation split (`eval.best_by`).

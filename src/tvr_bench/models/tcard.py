@@ -38,6 +38,8 @@ Tables A1 to A5 are what the paper's page shows. Where it is silent, or we diffe
   Towers from scratch get one on each matching too (`loss=both`), which trains a weak matching that
   the mean alone would let the strong one excuse, and one on the plain frames (`frame_loss`): scene
   text is learned so much faster than sight that the image tower starves without it.
+- Weights of the matchings: equal. With the tiny pretrained towers the hybrid counts three times and
+  clues start with spread 2, or order is not learned in the steps that all models share.
 - Schedule: unknown but for batch and GPU; that of DiCoSA, whose text-condition this is.
 
 N texts, M videos, F frames, W windows, L words, D width.

@@ -20,7 +20,8 @@ from tvr_bench.models.layers.blocks import compiled, keep_no_activations, tower_
 
 BATCH, LENGTH, WIDTH = 2, 7, 16
 SETTINGS = (
-    *("video.size=[32,32]", "text.vocab=300", "text.words=7", "backbone.width=16"),
+    *("video.size=[32,32]", "text.vocab=300", "text.words=7"),
+    *("backbone.weights=none", "backbone.width=16"),
     *("backbone.heads=2", "backbone.layers=3", "backbone.text_layers=2", "backbone.dropout=0.2"),
 )
 SIZES = {

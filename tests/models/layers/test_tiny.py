@@ -19,7 +19,10 @@ from tvr_bench.models.layers.tiny import (
     patchify,
 )
 
-SMALL = ["backbone.width=16", "backbone.heads=2", "backbone.layers=2", "backbone.text_layers=2"]
+SMALL = [
+    *("backbone.weights=none", "backbone.width=16", "backbone.heads=2"),
+    *("backbone.layers=2", "backbone.text_layers=2"),
+]
 SIZE = ["video.size=[32,48]", "text.vocab=300", "text.words=7"]
 PATCHES = 6
 

@@ -22,7 +22,8 @@ CAPTIONS = ["a grown red ball on the left", "a blue ring on a beach"]
 
 
 def _cfg(folder: Path | str, *settings: str) -> Any:
-    return config.load(["model=meanpool", *TINY_MODEL, f"backbone.weights={folder}", *settings])
+    towers = (f"backbone.weights={folder}", "backbone.motion=true")
+    return config.load(["model=meanpool", *TINY_MODEL, *towers, *settings])
 
 
 @pytest.fixture(scope="module")
