@@ -26,6 +26,7 @@ from tvr_bench.models.layers import tower_files
 from tvr_bench.published import load_model
 from tvr_bench.registry import build_model, dataset_class
 from tvr_bench.runs import load_run
+from tvr_bench.signals import Interrupted
 
 MOTION = "backbone.motion=false"  # as stills have none
 SHIPPED = tower_files.PACKAGE
@@ -224,6 +225,18 @@ def test_a_wheel_has_the_towers() -> None:
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[dict[str, Any]]:
     yield tower_files.read_card(SHIPPED)
+
+
+def test_who_interrupts_it_is_told_to_repeat_the_command(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise Interrupted("go on with `tvr-bench bench --config runs/a/config.yaml`", 143)
+
+    monkeypatch.setattr("tvr_bench.pretrain.bench", stopped)
+    run = f"run.root={tmp_path / 'runs'}"
+    assert main(["pretrain", *words, run, "--to", str(tmp_path / "towers")]) == 143
+    assert "the same command goes on from here" in capsys.readouterr().err
 
 
 def test_the_shipped_towers_are_those_of_the_recipe(shipped: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from tvr_bench.recipe import check_new, recipe_of
 from tvr_bench.registry import dataset_class
 from tvr_bench.runs import CONFIG_FILE, TOKENIZER_FILE, load_run
 from tvr_bench.schema import Config
+from tvr_bench.signals import Interrupted
 
 _SPREAD = 10 / 512**0.5  # per dimension: CLIP's features have a length of 10 in 512 of them
 _DATA = tuple(
@@ -42,9 +43,16 @@ def pretrain(cfg: Config, folder: Path, command: str = "") -> dict[str, Any] | N
     if (run_dir / RECORD_FILE).exists():
         identity.check_settings(run_dir / CONFIG_FILE, cfg)
         _check_data(run_dir, cfg)
-    elif bench(cfg, command) is None:
+    elif _bench(cfg, command) is None:
         return None
     return export_towers(run_dir, folder)
+
+
+def _bench(cfg: Config, command: str) -> Record | None:
+    try:
+        return bench(cfg, command)
+    except Interrupted as stop:  # what bench says goes on with the run alone, and leaves no towers
+        raise Interrupted("", stop.code) from stop
 
 
 def _check_data(run_dir: Path, cfg: Config) -> None:
