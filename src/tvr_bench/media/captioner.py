@@ -31,7 +31,7 @@ from tvr_bench.media.ocr import (
     engine_version,
 )
 from tvr_bench.media.reading import SceneText, read_texts
-from tvr_bench.media.video import VideoError, probe, read_frames
+from tvr_bench.media.video import VideoError, open_video
 from tvr_bench.media.windows import Span, Window, WindowSpec, read_times, window_spans
 from tvr_bench.parts import WHOLE, Part
 from tvr_bench.records import Record, read_records, records_path, write_records
@@ -56,11 +56,11 @@ def read_windows(
 
     Raises VideoError where the file cannot be read, UserError where the span misses it.
     """
-    info = probe(path, spec.max_pixels)
-    spans = window_spans(info.duration, spec, start, end)
-    times = read_times(spans, spec.reads)
-    size = _read_size(info.height, info.width)
-    frames = read_frames(path, times, size, max_pixels=spec.max_pixels)
+    with open_video(path, max_pixels=spec.max_pixels) as video:
+        info = video.info()
+        spans = window_spans(info.duration, spec, start, end)
+        times = read_times(spans, spec.reads)
+        frames = video.read(times, _read_size(info.height, info.width))
     texts = read_texts(frames, spec, engine)
     return [_window(span, times, texts, spec.max_words) for span in spans]
 
