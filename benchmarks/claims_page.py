@@ -65,6 +65,8 @@ def page(tables: Sequence[Table]) -> str:
     lines += [*_overview(tables), "", *[line for text in HOW for line in (text, "")]]
     for one in tables:
         lines += [f"## {one.title}", "", _conditions(one), ""]
+        if not _records(one):
+            continue
         for paper in PAPERS:
             lines += [*_claims(one, paper), ""]
         lines += [f"### {one.title}: the models", "", *_models(one), ""]
