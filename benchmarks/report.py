@@ -128,14 +128,10 @@ def write_readme(results: Path) -> Path:
 def title(name: str) -> str:
     """Return the first line of a script's docstring; of a page without a script its heading."""
     script, page = HERE / f"{name}.py", HERE / f"{name}.md"
-    if not script.is_file() and page.is_file():
-        return page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-    doc = (
-        ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
-        if script.is_file()
-        else None
-    )
-    return doc.splitlines()[0].rstrip(".") if doc else name
+    if script.is_file():
+        doc = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+        return doc.splitlines()[0].rstrip(".") if doc else name
+    return page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") if page.is_file() else name
 
 
 def _section(name: str, tables: Sequence[Mapping[str, Any]]) -> str:
